@@ -1,0 +1,76 @@
+"""How many images and samples go into one launch."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcert import _checks
+
+# Largest activation of a chunk, by platform: on a CPU it should stay near the caches, elsewhere it
+# should fill the device. Measured in benchmarks/.
+_ACTIVATION_BYTES = {"cpu": 2**24, "gpu": 2**30, "tpu": 2**28}
+_CHUNK_LIMITS = (16, 2**16)
+
+
+class ChunkShape(NamedTuple):
+    """A chunk holds `samples` noisy copies of each of `images` inputs."""
+
+    images: int
+    samples: int
+
+
+def trace_classifier(classify: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Any, int]:
+    """Trace `classify` on two inputs, without running it.
+
+    Returns:
+      What it returns, as shapes and dtypes, and the bytes of its largest activation for one input.
+    """
+    leaves, treedef = jax.tree.flatten(classify)
+    specs = tuple((np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
+    return _trace(treedef, specs, (2, *shape), dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(treedef: Any, specs: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> Any:
+    classify = treedef.unflatten(jax.ShapeDtypeStruct(*spec) for spec in specs)
+    call = jax.make_jaxpr(lambda function, batch: function(batch), return_shape=True)
+    closed, scores = call(classify, jax.ShapeDtypeStruct(shape, dtype))
+    return scores, _largest_output(closed.jaxpr) // shape[0]
+
+
+def chunk_shape(
+    *, num_images: int, num_samples: int, chunk_size: int | None, row_bytes: int
+) -> ChunkShape:
+    """Split a launch of at most `chunk_size` rows into images and samples, with little padding."""
+    if chunk_size is None:
+        budget = _ACTIVATION_BYTES.get(jax.default_backend(), _ACTIVATION_BYTES["gpu"])
+        lowest, highest = _CHUNK_LIMITS
+        chunk_size = min(max(budget // row_bytes, lowest), highest)
+    else:
+        chunk_size = _checks.positive_integer("chunk_size", chunk_size)
+    samples = _even_share(num_samples, chunk_size)
+    return ChunkShape(_even_share(num_images, max(1, chunk_size // samples)), samples)
+
+
+def _even_share(total: int, limit: int) -> int:
+    """The smallest chunk that covers `total` in as few chunks as chunks of `limit` would."""
+    return math.ceil(total / math.ceil(total / limit))
+
+
+def _largest_output(jaxpr: Any) -> int:
+    """Bytes of the largest value that any equation computes, those of inner programs included."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            aval = variable.aval
+            if hasattr(aval, "shape") and hasattr(aval, "dtype"):
+                itemsize = getattr(aval.dtype, "itemsize", 4)
+                largest = max(largest, math.prod(aval.shape) * itemsize)
+        for parameter in equation.params.values():
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                largest = max(largest, _largest_output(inner))
+    return largest

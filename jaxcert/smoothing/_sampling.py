@@ -1,0 +1,272 @@
+"""Counting the votes of a classifier under noise, streamed on the device."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxcert import _checks
+from jaxcert.smoothing._chunks import ChunkShape, chunk_shape, trace_classifier
+from jaxcert.smoothing._noise import Noise
+
+Classifier = Callable[[jax.Array], jax.Array]
+
+
+def class_counts(
+    key: jax.Array,
+    classify: Classifier,
+    inputs: ArrayLike,
+    *,
+    noise: Noise,
+    num_samples: int,
+    num_classes: int,
+    ids: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> jax.Array:
+    r"""Count how often a classifier says each class under noise.
+
+    .. math::
+        n_{jc} = \#\{i < N : \arg\max f(x_j + \epsilon_{ji}) = c\}
+
+    where sample i of input j is `noise.sample(fold_in(fold_in(key, j), i), shape)`: the noise is
+    the same for every chunk size, order of the inputs, number of devices and resumption. The score
+    of a sample may still differ in its last bit between chunk sizes, as matrix products do, so a
+    classifier with near-ties can give counts that differ by a vote.
+
+    One compiled program draws noise and classifies chunk by chunk; memory is bounded by
+    `chunk_size` and does not grow with `num_samples`.
+
+    Args:
+      key: a typed threefry key.
+      classify: a traceable function from a batch `[n, *shape]` to scores `[n, classes]` that treats
+        its rows independently; a tie goes to the lowest class. With a `jax.tree_util.Partial`, as
+        the adapters in `jaxcert.models` return, new weights do not recompile; any other function is
+        compiled once and, as under `jax.jit`, does not see later changes of what it closes over.
+      inputs: floating `[b, *shape]`.
+      noise: the noise, with a scalar scale or one value an input `[b]`.
+      num_samples: samples for each input.
+      num_classes: number of classes.
+      ids: integers `[b]`, what identifies each input's noise; its position by default.
+      chunk_size: how many noisy inputs are classified at once; chosen by the size of the network's
+        activations by default.
+      mesh: devices to share the work. Axes named `"images"` and `"samples"` split the inputs and
+        the samples; at least one of them must be there.
+
+    Returns:
+      int32 `[b, num_classes]`. Each row sums to `num_samples`, less the samples for which a score
+      was not finite: those are no votes.
+
+    Raises:
+      TypeError: if an argument has the wrong type: a raw uint32 key, integer images.
+      ValueError: if an argument has a wrong value or shape: NaN inputs, scores whose last axis is
+        not `num_classes`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxcert import smoothing
+      >>> def classify(x):
+      ...     return jnp.stack([-x[:, 0], x[:, 0]], axis=1)
+      >>> smoothing.class_counts(
+      ...     jax.random.key(7), classify, jnp.array([[-5.0], [5.0]]),
+      ...     noise=smoothing.gaussian(1.0), num_samples=1000, num_classes=2,
+      ... )
+      Array([[1000,    0],
+             [   0, 1000]], dtype=int32)
+
+    References:
+      Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
+      arXiv:1902.02918.
+    """
+    key = _checks.typed_key(key)
+    inputs = _checks.batch_of_inputs("inputs", inputs)
+    batch = inputs.shape[0]
+    _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), batch)
+    num_samples = _checks.positive_integer("num_samples", num_samples)
+    num_classes = _checks.positive_integer("num_classes", num_classes)
+    ids = _input_ids(ids, batch)
+    classify = as_partial(classify)
+    row_bytes = _check_scores(classify, inputs, num_classes)
+    images_axis, samples_axis = _mesh_axes(mesh)
+    shape = chunk_shape(
+        num_images=-(-batch // images_axis),
+        num_samples=-(-num_samples // samples_axis),
+        chunk_size=chunk_size,
+        row_bytes=row_bytes,
+    )
+    padding = -batch % (images_axis * shape.images)
+    noise = Noise(noise.family, jnp.broadcast_to(noise.scale, (batch,)))
+    inputs, noise, ids = jax.tree.map(lambda leaf: _pad(leaf, padding), (inputs, noise, ids))
+    counts = _count(
+        key, classify, inputs, noise, ids, num_samples,
+        num_classes=num_classes, shape=shape, mesh=mesh,
+    )  # fmt: skip
+    return counts[:batch]
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "shape", "mesh"))
+def _count(
+    key: jax.Array,
+    classify: Classifier,
+    inputs: jax.Array,
+    noise: Noise,
+    ids: jax.Array,
+    num_samples: jax.Array,
+    *,
+    num_classes: int,
+    shape: ChunkShape,
+    mesh: jax.sharding.Mesh | None,
+) -> jax.Array:
+    """Count votes on one device, or on each device of `mesh` for its share."""
+    count = functools.partial(count_range, num_classes=num_classes, shape=shape)
+    if mesh is None:
+        return count(key, classify, inputs, noise, ids, 0, num_samples)
+    images = "images" if "images" in mesh.axis_names else None
+    has_samples_axis = "samples" in mesh.axis_names
+
+    def count_share(key, classify, inputs, noise, ids, num_samples):
+        if not has_samples_axis:
+            return count(key, classify, inputs, noise, ids, 0, num_samples)
+        devices, device = mesh.shape["samples"], jax.lax.axis_index("samples")
+        share, rest = num_samples // devices, num_samples % devices
+        first = device * share + jnp.minimum(device, rest)
+        last = first + share + (device < rest)
+        counts = count(key, classify, inputs, noise, ids, first, last)
+        return jax.lax.psum(counts, "samples")
+
+    replicated, by_image = jax.P(), jax.P(images)
+    return jax.shard_map(
+        count_share,
+        mesh=mesh,
+        in_specs=(replicated, replicated, by_image, by_image, by_image, replicated),
+        out_specs=by_image,
+        check_vma=False,
+    )(key, classify, inputs, noise, ids, num_samples)
+
+
+def count_range(
+    key: jax.Array,
+    classify: Classifier,
+    inputs: jax.Array,
+    noise: Noise,
+    ids: jax.Array,
+    first: ArrayLike,
+    last: ArrayLike,
+    *,
+    num_classes: int,
+    shape: ChunkShape,
+) -> jax.Array:
+    """Count the votes of samples `first <= i < last`, which may be traced.
+
+    The number of inputs must be a multiple of `shape.images`; `noise.scale` and `ids` are `[b]`.
+    """
+    input_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    num_chunks = (last - first + shape.samples - 1) // shape.samples
+    sample_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+
+    def count_images(args):
+        inputs, keys, scale = args
+        scale = scale.reshape(-1, 1, *[1] * (inputs.ndim - 1))
+
+        def add_chunk(chunk, counts):
+            samples = first + chunk * shape.samples + jnp.arange(shape.samples)
+            drawn = noise.unit_sample(sample_keys(keys, samples), inputs.shape[1:])
+            noisy = (inputs[:, None] + scale * drawn).astype(inputs.dtype)
+            scores = classify(noisy.reshape(-1, *inputs.shape[1:]))
+            return counts + _votes(scores, samples < last, num_classes, shape)
+
+        zeros = jnp.zeros((shape.images, num_classes), jnp.int32)
+        return jax.lax.fori_loop(0, num_chunks, add_chunk, zeros)
+
+    groups = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, shape.images, *leaf.shape[1:]),
+        (inputs, input_keys, noise.scale),
+    )
+    return jax.lax.map(count_images, groups).reshape(-1, num_classes)
+
+
+def as_partial(classify: Classifier) -> jax.tree_util.Partial:
+    """Return `classify` as a pytree of its arrays."""
+    if isinstance(classify, jax.tree_util.Partial):
+        return classify
+    if not callable(classify):
+        raise TypeError(f"classify must be callable, got {type(classify).__name__}")
+    if _is_flax_module(classify):
+        raise TypeError(
+            "classify must be a function of a batch, got a Flax module, whose weights would be "
+            "frozen at the first call; pass jaxcert.models.from_nnx(module)"
+        )
+    return jax.tree_util.Partial(classify)
+
+
+def _is_flax_module(value: object) -> bool:
+    return any(cls.__module__.startswith("flax.") for cls in type(value).__mro__)
+
+
+def _votes(
+    scores: jax.Array, is_counted: jax.Array, num_classes: int, shape: ChunkShape
+) -> jax.Array:
+    """One-hot votes summed over the samples of a chunk: int32 `[images, classes]`."""
+    is_finite = jnp.all(jnp.isfinite(scores), axis=-1).reshape(shape.images, shape.samples)
+    labels = jnp.argmax(scores, axis=-1).reshape(shape.images, shape.samples)
+    votes = jnp.where(is_finite & is_counted, labels, num_classes)
+    return jnp.sum(votes[..., None] == jnp.arange(num_classes), axis=1, dtype=jnp.int32)
+
+
+def _check_scores(classify: Classifier, inputs: jax.Array, num_classes: int) -> int:
+    """Raise unless `classify` maps such inputs to `[n, num_classes]` real scores.
+
+    Returns:
+      The bytes that one input needs at the widest place, the noisy input itself included.
+    """
+    shape = inputs.shape[1:]
+    try:
+        scores, activation_bytes = trace_classifier(classify, shape, inputs.dtype)
+    except Exception as error:
+        raise ValueError(
+            f"classify must accept a batch [n, *shape] with inputs of shape {inputs.shape} and "
+            f"dtype {inputs.dtype}, and it failed: {error}"
+        ) from error
+    got, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+    if got != (2, num_classes):
+        raise ValueError(
+            f"classify must return scores [n, num_classes], (2, {num_classes}) for two inputs, "
+            f"got {got}"
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"classify must return floating-point scores, got {dtype}")
+    return max(activation_bytes, 4 * math.prod(shape))
+
+
+def _input_ids(ids: ArrayLike | None, batch: int) -> jax.Array:
+    if ids is None:
+        return jnp.arange(batch, dtype=jnp.uint32)
+    array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"ids must be integers, got {array.dtype}")
+    if array.shape != (batch,):
+        raise ValueError(f"ids must have shape ({batch},), one for each input, got {array.shape}")
+    if _checks.is_concrete(array):
+        values = np.asarray(array)
+        if values.min() < 0 or values.max() >= 2**32:
+            raise ValueError(f"ids must lie in [0, 2**32), got {values.min()}..{values.max()}")
+    return jnp.asarray(array).astype(jnp.uint32)
+
+
+def _mesh_axes(mesh: jax.sharding.Mesh | None) -> tuple[int, int]:
+    """Number of devices along the axes `images` and `samples`."""
+    if mesh is None:
+        return 1, 1
+    known = {"images", "samples"}
+    if not mesh.axis_names or set(mesh.axis_names) - known:
+        raise ValueError(f"mesh must have axes named 'images', 'samples', got {mesh.axis_names}")
+    return mesh.shape.get("images", 1), mesh.shape.get("samples", 1)
+
+
+def _pad(leaf: jax.Array, padding: int) -> jax.Array:
+    """Repeat the last row `padding` times; the padded rows are dropped from the result."""
+    return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]) if padding else leaf
