@@ -1,0 +1,260 @@
+"""Checking a finished log against itself: every radius from its counts, without the model."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcert import smoothing
+
+from ._manifest import read_manifest
+from ._reader import Log, read_log
+from ._rows import ABSTAIN, Row
+
+# Other versions of SciPy may round the last digits of a quantile otherwise.
+RELATIVE_TOLERANCE = 1e-10
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a log.
+
+    Attributes:
+        path: The log file.
+        line: Line number, 0 when the problem is not one row's.
+        index: Image that the row is about, -1 when the problem is not one row's.
+        field: Column at fault.
+        message: What was expected and what the log says.
+    """
+
+    path: str
+    line: int
+    index: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f", line {self.line} (image {self.index})" if self.line else ""
+        return f"{self.path}{where}, field {self.field}: {self.message}"
+
+
+class RecheckResult(NamedTuple):
+    """What a recheck looked at and found.
+
+    Attributes:
+        num_rows: Rows in the log.
+        num_rederived: Rows whose radius was derived again from counts.
+        problems: What is wrong, in file order; empty when all is well.
+    """
+
+    num_rows: int
+    num_rederived: int
+    problems: tuple[Problem, ...]
+
+
+def recheck(
+    log: Log | str | os.PathLike[str],
+    *,
+    noise: smoothing.Noise | None = None,
+    num_samples: int | None = None,
+    alpha: float | None = None,
+) -> RecheckResult:
+    r"""Derive every radius again from counts, samples, alpha and noise alone, and compare.
+
+    A row is flagged when it claims another radius than its counts give, predicts another class
+    than its selection counts choose, has counts that do not sum to its samples, or contradicts
+    itself; so are images that appear twice, and rows that disagree with the run's manifest.
+
+    A row of another tool carries no counts. With `noise`, `num_samples` and `alpha` given, its
+    radius must still be one that some count gives,
+
+    .. math:: \exists k \in \{0, \dots, N\}: |R(k, N, \alpha) - r| \le \text{half a printed unit},
+
+    which catches radii above the largest that the samples allow.
+
+    Args:
+        log: A log, its path, or a run folder.
+        noise: Noise of a log without counts.
+        num_samples: Estimation samples of a log without counts.
+        alpha: One-sided failure probability of a log without counts.
+
+    Returns:
+        Numbers of rows seen and rederived, and the problems.
+
+    Raises:
+        LogError: If the log cannot be read.
+        ValueError: If some but not all of `noise`, `num_samples` and `alpha` are given.
+
+    Guarantee:
+        Sound: a radius above the one that its counts certify is always flagged (beyond a relative
+        1e-10, for the rounding of different SciPy versions). It trusts the counts themselves.
+
+    Example:
+        >>> from jaxcert.report import Log, Row, recheck
+        >>> row = Row(index=0, label=7, predict=7, radius=2.0, correct=True, time=0.1,
+        ...           counts={7: 100}, samples=100, alpha=0.001, noise="gaussian(1.0)",
+        ...           selection={7: 10})
+        >>> problem, = recheck(Log("log.tsv", (row,))).problems
+        >>> problem.message
+        'claims 2.0, but the counts certify 1.5...'
+    """
+    if not isinstance(log, Log):
+        log = read_log(log)
+    given = [value is not None for value in (noise, num_samples, alpha)]
+    if any(given) and not all(given):
+        raise ValueError("noise, num_samples and alpha must be given together, or none of them")
+    found: list[tuple[Row | None, str, str]] = []
+    for row in log.rows:
+        found += [(row, field, message) for field, message in _contradictions(row)]
+    found += _repeated(log.rows)
+    found += _against_manifest(log)
+    groups: dict[tuple[str, float], list[Row]] = collections.defaultdict(list)
+    plain = []
+    for row in log.rows:
+        if row.counts is None:
+            plain.append(row)
+        elif row.counts and row.selection and row.samples == sum(row.counts.values()):
+            assert row.noise is not None
+            assert row.alpha is not None
+            groups[row.noise, row.alpha].append(row)
+    for (noise_text, row_alpha), rows in groups.items():
+        found += _rederive(rows, parse_noise(noise_text), row_alpha)
+    if plain and noise is not None and num_samples is not None and alpha is not None:
+        found += _attainable(plain, noise, num_samples, alpha)
+    problems = [
+        Problem(log.path, row.line if row else 0, row.index if row else -1, field, message)
+        for row, field, message in found
+    ]
+    problems.sort(key=lambda problem: problem.line)
+    return RecheckResult(len(log.rows), sum(map(len, groups.values())), tuple(problems))
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_noise(text: str) -> smoothing.Noise:
+    """Read a noise, remembering it: the rows of a run share theirs."""
+    return smoothing.parse_noise(text)
+
+
+def _contradictions(row: Row) -> list[tuple[str, str]]:
+    found = []
+    if row.correct != row.is_right:
+        found.append(
+            ("correct", f"says {int(row.correct)}, but predict {row.predict}, label {row.label}")
+        )
+    if row.predict == ABSTAIN and row.radius != 0:
+        found.append(("radius", f"must be 0 where the classifier abstains, got {row.radius!r}"))
+    if row.radius < 0:
+        found.append(("radius", f"must be at least 0, got {row.radius!r}"))
+    if row.counts is not None and sum(row.counts.values()) != row.samples:
+        found.append(
+            ("counts", f"sum to {sum(row.counts.values())}, but samples says {row.samples}")
+        )
+    if row.selection is not None and not row.selection:
+        found.append(("selection", "holds no votes"))
+    return found
+
+
+def _repeated(rows: Sequence[Row]) -> list[tuple[Row | None, str, str]]:
+    first: dict[int, Row] = {}
+    found: list[tuple[Row | None, str, str]] = []
+    for row in rows:
+        other = first.setdefault(row.index, row)
+        if other is not row:
+            found.append((row, "idx", f"image {row.index} is already in line {other.line}"))
+    return found
+
+
+def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
+    # Only a run folder's own log has a manifest beside it; a copied log stands alone.
+    if not log.rows or log.rows[0].counts is None:
+        return []
+    manifest = read_manifest(os.path.dirname(log.path) or ".")
+    if manifest is None:
+        return []
+    settings = manifest.get("settings", {})
+    found: list[tuple[Row | None, str, str]] = []
+    for row in log.rows:
+        said = {
+            "samples": (settings.get("num_samples"), row.samples),
+            "alpha": (settings.get("alpha"), row.alpha),
+            "noise": (settings.get("noise"), row.noise),
+            "selection": (
+                settings.get("selection_samples"),
+                sum(row.selection.values()) if row.selection is not None else None,
+            ),
+        }
+        for field, (wanted, got) in said.items():
+            if wanted is not None and wanted != got:
+                found.append((row, field, f"the manifest says {wanted}, the row {got}"))
+    return found
+
+
+def _rederive(
+    rows: Sequence[Row], noise: smoothing.Noise, alpha: float
+) -> list[tuple[Row | None, str, str]]:
+    votes = [(row.selection or {}, row.counts or {}) for row in rows]
+    num_classes = 1 + max(max(*selection, *counts) for selection, counts in votes)
+    # Rows go in blocks: dense counts of a long run over 1000 classes would not fit in memory.
+    block = max(1, 4_000_000 // num_classes)
+    found: list[tuple[Row | None, str, str]] = []
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        selection = np.stack([_dense(row.selection or {}, num_classes) for row in part])
+        counts = np.stack([_dense(row.counts or {}, num_classes) for row in part])
+        certificate = smoothing.certificate_from_counts(selection, counts, noise=noise, alpha=alpha)
+        for row, label, radius in zip(
+            part, certificate.label.tolist(), certificate.radius.tolist(), strict=True
+        ):
+            if row.predict != label:
+                found.append(
+                    (row, "predict", f"says {row.predict}, but the counts decide for {label}")
+                )
+            slack = RELATIVE_TOLERANCE * radius
+            if row.radius > radius + slack:
+                found.append(
+                    (row, "radius", f"claims {row.radius!r}, but the counts certify {radius!r}")
+                )
+            elif row.radius < radius - slack:
+                found.append(
+                    (row, "radius", f"says {row.radius!r}, less than the counts' {radius!r}")
+                )
+    return found
+
+
+def _dense(counts: dict[int, int] | object, num_classes: int) -> np.ndarray:
+    assert hasattr(counts, "items")
+    dense = np.zeros(num_classes, dtype=np.int64)
+    for label, count in counts.items():
+        dense[label] = count
+    return dense
+
+
+def _attainable(
+    rows: Sequence[Row], noise: smoothing.Noise, num_samples: int, alpha: float
+) -> list[tuple[Row | None, str, str]]:
+    """Flag radii that no count out of `num_samples` gives, within their printed precision."""
+    counts = np.arange(num_samples + 1)
+    radii = noise.radius(smoothing.clopper_pearson_lower(counts, num_samples, alpha=alpha))
+    largest = float(radii[-1])
+    found: list[tuple[Row | None, str, str]] = []
+    for row in rows:
+        if row.predict == ABSTAIN:
+            continue
+        reach = row.resolution * (1 + 1e-9) + RELATIVE_TOLERANCE * largest
+        place = int(np.searchsorted(radii, row.radius - reach))
+        nearest = radii[place] if place <= num_samples else math.inf
+        if nearest > row.radius + reach:
+            detail = (
+                f"the largest that {num_samples} samples at alpha {alpha} give is {largest:.6g}"
+                if row.radius > largest
+                else f"no count out of {num_samples} gives it at alpha {alpha}"
+            )
+            found.append((row, "radius", f"claims {row.radius!r}, but {detail}"))
+    return found

@@ -1,0 +1,302 @@
+"""Certifying a data set into a run folder, so that a killed run loses nothing."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import pathlib
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from tqdm import tqdm
+
+from jaxcert import _checks, smoothing
+from jaxcert.data import Dataset
+from jaxcert.data import fingerprint as data_fingerprint
+
+from ._manifest import compact_indices, environment, open_manifest
+from ._reader import LOG_NAME, Log
+from ._recheck import recheck
+from ._rows import LogError, Row
+from ._run_log import RunLog
+
+Classifier = Callable[[jax.Array], jax.Array]
+
+# Enough samples in a launch to hide its overhead, few enough that a kill costs little.
+_SAMPLES_A_LAUNCH = 100_000
+_IMAGES_A_LAUNCH = 64
+
+
+def certify_run(
+    key: jax.Array,
+    classify: Classifier,
+    dataset: Dataset,
+    *,
+    folder: str | os.PathLike[str],
+    noise: smoothing.Noise,
+    num_samples: int = 100_000,
+    selection_samples: int = 100,
+    alpha: float = 0.001,
+    model_fingerprint: str | None = None,
+    images_per_launch: int | None = None,
+    chunk_size: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    progress: bool = True,
+) -> Log:
+    """Certify every image of a data set, durably; called again, continue where it stopped.
+
+    The folder holds `manifest.json`, which says what decides the results (settings, key,
+    fingerprints of data and model) and what each launch ran on, and `log.tsv`, to which each
+    finished image is appended and flushed to the disk. The noise of an image depends on the key
+    and on its id in the data set alone, and a launch always groups the same images, so the log of
+    a run that was killed and continued equals that of an uninterrupted run but for the `time`
+    column (on the same kind of device and the same versions: another may round scores otherwise,
+    which can move a near-tie vote; such a change is warned of, and the certificates hold either
+    way).
+
+    Args:
+        key: A typed key, such as `jax.random.key(0)`.
+        classify: From a batch `[n, *shape]` to scores `[n, classes]`.
+        dataset: Images in [0, 1], labels, and the ids that the log's `idx` column shows. To
+            certify a part, pass `dataset.take(...)`.
+        folder: The run folder, made when it does not exist.
+        noise: Noise in pixel units; its scale is a scalar or one value an image.
+        num_samples: Estimation samples for each image.
+        selection_samples: Selection samples for each image.
+        alpha: One-sided failure probability of each image's radius.
+        model_fingerprint: What identifies the classifier's weights; by default
+            `models.fingerprint(classify)`.
+        images_per_launch: Images whose samples share a launch and that are logged together. By
+            default as many as make 100,000 samples, at most 64.
+        chunk_size: Noisy inputs classified at once, as in `smoothing.certify`.
+        mesh: Devices to share the work, as in `smoothing.certify`.
+        progress: Whether to show a progress bar on standard error.
+
+    Returns:
+        The whole log, rows of earlier launches included.
+
+    Raises:
+        ValueError: If no image could be certified under these settings, whatever the classifier
+            does; the message says how many samples would be enough.
+        ManifestError: If the folder belongs to a run with other settings, naming them.
+        LogError: If the log in the folder is corrupt, naming file, line and field.
+        BlockingIOError: If another process is writing to the folder.
+        OSError: If the disk is full or fails; the rows written so far stay valid.
+        NonFiniteScoresError: If the classifier returns NaN or infinity for some noise.
+
+    Guarantee:
+        Each row is sound on its own, as `smoothing.certify` says; `recheck` derives it again.
+
+    Example:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxcert import data, report, smoothing
+        >>> def classify(images):
+        ...     ink = images.mean(axis=(1, 2, 3))
+        ...     return jnp.stack([0.3 - ink, ink - 0.3], axis=1)
+        >>> dataset = data.load("digits", "test").take([0, 100])._replace(
+        ...     num_classes=2, labels=np.array([1, 0], dtype=np.int32))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = report.certify_run(
+        ...         jax.random.key(0), classify, dataset, folder=folder,
+        ...         noise=smoothing.gaussian(0.25), num_samples=100, progress=False)
+        >>> [(row.index, row.samples) for row in log.rows]
+        [(0, 100), (100, 100)]
+    """
+    _check_settings(noise, num_samples, alpha)
+    _checks.positive_integer("selection_samples", selection_samples)
+    if dataset.num_images == 0:
+        raise ValueError("dataset must have at least one image")
+    if images_per_launch is None:
+        images_per_launch = max(1, min(_IMAGES_A_LAUNCH, _SAMPLES_A_LAUNCH // num_samples))
+    _checks.positive_integer("images_per_launch", images_per_launch)
+    _checks.one_value_per_input("noise.scale", noise.scale, dataset.num_images)
+    if model_fingerprint is None:
+        from jaxcert import models  # Flax is needed for this alone.
+
+        model_fingerprint = models.fingerprint(classify)
+    identity = {
+        "settings": {
+            "noise": str(noise),
+            "num_samples": num_samples,
+            "selection_samples": selection_samples,
+            "alpha": alpha,
+        },
+        "key": {
+            "kind": str(jax.random.key_impl(_checks.typed_key(key))),
+            "data": np.asarray(jax.random.key_data(key)).tolist(),
+        },
+        "data": {
+            "images": compact_indices(dataset.ids.tolist()),
+            "num_classes": dataset.num_classes,
+            "fingerprint": data_fingerprint(dataset),
+        },
+        "model": {"fingerprint": model_fingerprint},
+    }
+    launch = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "dataset": f"{dataset.name}, {dataset.split}",
+        "images_per_launch": images_per_launch,
+        "chunk_size": chunk_size,
+        "environment": environment(),
+    }
+    folder = _make_folder(folder)
+    with RunLog(folder / LOG_NAME) as log:
+        changed = open_manifest(folder, identity, launch, has_rows=bool(log.rows))
+        if changed:
+            warnings.warn(
+                f"{folder} was begun in another environment ({'; '.join(changed)}); its "
+                "certificates hold, but new rows may differ from those of the first environment",
+                stacklevel=2,
+            )
+        _check_rows(log, dataset)
+        launcher = _Launcher(
+            key, classify, dataset, noise, num_samples, selection_samples, alpha, chunk_size, mesh
+        )
+        _append_missing(
+            log, dataset, launcher, min(images_per_launch, dataset.num_images), progress
+        )
+        return Log(str(log.path), tuple(log.rows))
+
+
+class _Launcher:
+    """Certifies groups of images, always in launches of one shape."""
+
+    def __init__(
+        self,
+        key: jax.Array,
+        classify: Classifier,
+        dataset: Dataset,
+        noise: smoothing.Noise,
+        num_samples: int,
+        selection_samples: int,
+        alpha: float,
+        chunk_size: int | None,
+        mesh: jax.sharding.Mesh | None,
+    ) -> None:
+        self._key, self._classify, self._dataset = key, classify, dataset
+        self._noise, self._num_samples, self._alpha = noise, num_samples, alpha
+        self._selection_samples, self._chunk_size, self._mesh = selection_samples, chunk_size, mesh
+
+    def rows(self, places: np.ndarray, size: int) -> list[Row]:
+        """Certify the images at these places of the data set, padded to `size` images."""
+        started = time.perf_counter()
+        # The last group is filled up with its last image, so that nothing compiles twice.
+        padded = np.concatenate([places, np.repeat(places[-1:], size - places.size)])
+        certificate = smoothing.certify(
+            self._key,
+            self._classify,
+            self._dataset.images[padded],
+            noise=self._noise_of(padded),
+            num_classes=self._dataset.num_classes,
+            num_samples=self._num_samples,
+            selection_samples=self._selection_samples,
+            alpha=self._alpha,
+            ids=self._dataset.ids[padded],
+            chunk_size=self._chunk_size,
+            mesh=self._mesh,
+        )
+        seconds = (time.perf_counter() - started) / places.size
+        rows = []
+        for position, place in enumerate(places):
+            label = int(self._dataset.labels[place])
+            predict = int(certificate.label[position])
+            rows.append(
+                Row(
+                    index=int(self._dataset.ids[place]),
+                    label=label,
+                    predict=predict,
+                    radius=float(certificate.radius[position]),
+                    correct=predict == label,
+                    time=seconds,
+                    counts=_sparse(certificate.counts[position]),
+                    samples=self._num_samples,
+                    alpha=self._alpha,
+                    noise=str(self._noise_of(place)),
+                    selection=_sparse(certificate.selection_counts[position]),
+                )
+            )
+        return rows
+
+    def _noise_of(self, places: ArrayLike) -> smoothing.Noise:
+        scale = self._noise.scale
+        if np.ndim(scale) == 0:
+            return self._noise
+        return smoothing.Noise(family=self._noise.family, scale=scale[np.asarray(places)])
+
+
+def _append_missing(
+    log: RunLog, dataset: Dataset, launcher: _Launcher, size: int, progress: bool
+) -> None:
+    done = {row.index for row in log.rows}
+    certified = sum(row.is_right for row in log.rows)
+    with tqdm(
+        total=dataset.num_images, initial=len(done), unit="image", disable=not progress
+    ) as bar:
+        bar.set_postfix_str(f"certified {certified}/{len(done)}")
+        for start in range(0, dataset.num_images, size):
+            places = np.arange(start, min(start + size, dataset.num_images))
+            # A group that a kill cut short runs again as a whole, so that it is the same launch.
+            if done.issuperset(dataset.ids[places].tolist()):
+                continue
+            for row in launcher.rows(places, size):
+                if row.index in done:
+                    continue
+                log.append(row)
+                done.add(row.index)
+                certified += row.is_right
+                bar.set_postfix_str(f"certified {certified}/{len(done)}", refresh=False)
+                bar.update()
+
+
+def _check_settings(noise: smoothing.Noise, num_samples: int, alpha: float) -> None:
+    """Refuse settings under which every image must abstain, and say which would do."""
+    largest = float(np.min(smoothing.max_radius(noise, num_samples=num_samples, alpha=alpha)))
+    if largest > 0:
+        return
+    enough = max(1, int(math.log(alpha) / math.log(0.5)))
+    while np.min(smoothing.max_radius(noise, num_samples=enough, alpha=alpha)) <= 0:
+        enough += 1
+    usual = max(100_000, 100 * enough)
+    reach = float(np.min(smoothing.max_radius(noise, num_samples=usual, alpha=alpha)))
+    raise ValueError(
+        f"num_samples={num_samples} certifies nothing at alpha={alpha}: even if all samples "
+        f"agreed, every image would abstain; num_samples must be at least {enough}, "
+        f"and {usual:,} reach a radius of {reach:.3g} with {noise}"
+    )
+
+
+def _check_rows(log: RunLog, dataset: Dataset) -> None:
+    """Refuse a log whose rows are not this data set's, or contradict themselves."""
+    labels = dict(zip(dataset.ids.tolist(), dataset.labels.tolist(), strict=True))
+    for row in log.rows:
+        if labels.get(row.index) != row.label:
+            wanted = labels.get(row.index, "no such image in this run")
+            raise LogError(
+                f"{log.path}, line {row.line}, field label: image {row.index} has label "
+                f"{row.label} in the log, expected {wanted}"
+            )
+    problems = recheck(Log(str(log.path), tuple(log.rows))).problems
+    if problems:
+        raise LogError(f"{problems[0]} ({len(problems)} problems in all)")
+
+
+def _make_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+    path = pathlib.Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"folder must be a directory, got the file {path}") from None
+    return path
+
+
+def _sparse(counts: np.ndarray) -> dict[int, int]:
+    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
