@@ -1,0 +1,31 @@
+"""Every claim about smoothing holds, and each of its twins is refuted, by a shortened search."""
+
+import dataclasses
+import functools
+
+import pytest
+
+from theory import binomial_bounds, ledger, smoothing_radii
+
+
+def shortened(claim):
+    check = functools.partial(claim.check, starts=16, steps=60)
+    return dataclasses.replace(claim, check=check)
+
+
+CLAIMS = [*map(shortened, smoothing_radii.CLAIMS), *binomial_bounds.CLAIMS]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_claim_holds_and_twins_are_refuted(claim):
+    entries = list(ledger.run([claim], seed=11))
+    assert len(entries) == 1 + len(claim.twins)
+    surprises = [str(entry) for entry in entries if not entry.as_expected]
+    assert surprises == []
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_verdict_can_be_repeated(claim):
+    first, second = claim.check(claim.formula, 5), claim.check(claim.formula, 5)
+    assert first == second
+    assert first.trials > 500
