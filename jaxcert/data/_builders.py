@@ -36,7 +36,7 @@ _CIFAR10_NAMES = (
 )
 
 
-class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes whole arrays as TFDS records, in their original order.
 
     Pixels are a `Tensor` of raw bytes because writing an `Image` feature needs TensorFlow. They are
@@ -56,6 +56,10 @@ class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     DTYPE: type[np.generic] = np.uint8
     FILES: tuple[str, ...] = ()
     HAS_POSITIONS = False
+
+    def __init_subclass__(cls) -> None:
+        """Keep our names out of the registry of TFDS, which a program shares."""
+        super().__init_subclass__(skip_registration=True)
 
     def splits(self, folder: Path) -> dict[str, _raw.RawSplit]:
         """Read and check all splits from the manual directory."""
@@ -104,12 +108,12 @@ class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, example
 
 
-class Digits(ArrayBuilder, skip_registration=True):
+class Digits(ArrayBuilder):
     """The 1797 handwritten digits that scikit-learn bundles, as 8 x 8 images."""
 
     DESCRIPTION = (
         "UCI optical recognition of handwritten digits (test part), as bundled with scikit-learn. "
-        "Pixels 0 .. 16 are divided by 16. The fifth, tenth, ... image of each class is for testing."
+        "Pixels 0 .. 16 are divided by 16. Every fifth image of each class is for testing."
     )
     SHAPE = (8, 8, 1)
     CLASS_NAMES = _DIGIT_NAMES
@@ -131,13 +135,13 @@ class Digits(ArrayBuilder, skip_registration=True):
         }
 
 
-class MnistIdx(ArrayBuilder, skip_registration=True):
+class MnistIdx(ArrayBuilder):
     """MNIST from its four official files."""
 
     DESCRIPTION = "MNIST handwritten digits, from the official IDX files, in their order."
     SHAPE = (28, 28, 1)
     CLASS_NAMES = _DIGIT_NAMES
-    FILES = (
+    FILES: tuple[str, ...] = (
         "mnist/train-images-idx3-ubyte.gz",
         "mnist/train-labels-idx1-ubyte.gz",
         "mnist/t10k-images-idx3-ubyte.gz",
@@ -153,7 +157,7 @@ class MnistIdx(ArrayBuilder, skip_registration=True):
         }
 
 
-class FashionMnistIdx(MnistIdx, skip_registration=True):
+class FashionMnistIdx(MnistIdx):
     """Fashion-MNIST from its four official files."""
 
     DESCRIPTION = "Fashion-MNIST articles of clothing, from the official IDX files, in their order."
@@ -161,7 +165,7 @@ class FashionMnistIdx(MnistIdx, skip_registration=True):
     FILES = tuple(file.replace("mnist/", "fashion_mnist/") for file in MnistIdx.FILES)
 
 
-class Cifar10Batches(ArrayBuilder, skip_registration=True):
+class Cifar10Batches(ArrayBuilder):
     """CIFAR-10 from the official Python batches."""
 
     DESCRIPTION = "CIFAR-10, from the official Python batches, in their order."
@@ -178,7 +182,7 @@ class Cifar10Batches(ArrayBuilder, skip_registration=True):
         return {"train": _raw.concatenate(batches[:-1]), "test": batches[-1]}
 
 
-class Cifar10Jpeg(ArrayBuilder, skip_registration=True):
+class Cifar10Jpeg(ArrayBuilder):
     """All of CIFAR-10 after lossy JPEG compression: never the CIFAR-10 of a published number."""
 
     DESCRIPTION = (
@@ -196,7 +200,7 @@ class Cifar10Jpeg(ArrayBuilder, skip_registration=True):
         return {"train": train, "test": test}
 
 
-class Cifar10LosslessSubset(ArrayBuilder, skip_registration=True):
+class Cifar10LosslessSubset(ArrayBuilder):
     """A part of CIFAR-10 with its exact pixels and the official place of each image."""
 
     DESCRIPTION = (

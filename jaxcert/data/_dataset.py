@@ -130,5 +130,5 @@ def fingerprint(dataset: Dataset) -> str:
     for array, dtype in ((dataset.images, "<f4"), (dataset.labels, "<i4"), (dataset.ids, "<i8")):
         # The shape first: [2, 3] and [3, 2] may hold the same bytes.
         digest.update(f"{dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array, dtype=dtype))
+        digest.update(np.ascontiguousarray(array, dtype=dtype).data)
     return digest.hexdigest()

@@ -2,16 +2,18 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._checks import positive_integer
+from jaxcert._checks import positive_integer
+
 from ._dataset import Dataset, evenly_spaced
 
 if TYPE_CHECKING:
@@ -51,8 +53,9 @@ def load(
     changed raw files again. Writing is safe against interruption and against other processes: a
     set appears under its name only when it is whole.
 
-    TFDS shuffles most sets that it prepares, so there the ids of `mnist` are places in the TFDS
-    order; sets written from raw files keep the official order. Images whose size varies
+    Sets written from raw files keep the official order. TFDS shuffles the sets that it prepares:
+    its `cifar10` still records the official places, which become the ids, but the ids of its
+    `mnist` are places in the TFDS order. Images whose size varies
     (`imagenet2012`) are resized to 256 pixels on the short side and cropped to the central
     224 x 224, the field's usual evaluation view.
 
@@ -76,26 +79,23 @@ def load(
       >>> test.images.shape, test.num_classes
       ((355, 8, 8, 1), 10)
     """
-    import tensorflow_datasets as tfds
-
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     folder = _prepared_folder(name, root.expanduser())
-    with _quiet():
-        builder = tfds.builder_from_directory(folder)
+    builder = _open(folder)
     positions = _positions(builder, name, split)
     places = np.arange(len(positions))
     if num_images is not None:
-        count = positive_integer("num_images", num_images)
-        places = evenly_spaced(len(positions), count)
-        positions = positions[places]
-    features = dict(builder.info.features.items())
-    label = features.get("label")
-    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
+        places = evenly_spaced(len(positions), positive_integer("num_images", num_images))
+    try:
+        images, labels, stored_positions = _read(builder, split, places)
+    except NotImplementedError as error:
         raise ValueError(
-            f"{name} must have features image and label (a ClassLabel), has {features}"
-        )
-    images, labels, stored_positions = _read(builder, split, places)
-    if len(labels) and (labels.min() < 0 or labels.max() >= label.num_classes):
+            f"{folder} must hold array_record files. {_how_to_prepare(name, root)}"
+        ) from error
+    except RuntimeError as error:  # array_record checks every block that it reads
+        raise ValueError(f"{folder} is damaged; delete it and prepare it again: {error}") from error
+    label = builder.info.features["label"]
+    if labels.min() < 0 or labels.max() >= label.num_classes:
         raise ValueError(
             f"{name} split {split!r} must have labels in 0 .. {label.num_classes - 1}, "
             f"got {labels.min()} .. {labels.max()}"
@@ -107,7 +107,7 @@ def load(
         split=split,
         num_classes=label.num_classes,
         class_names=tuple(label.names),
-        positions=positions if stored_positions is None else stored_positions,
+        positions=positions[places] if stored_positions is None else stored_positions,
     )
 
 
@@ -146,6 +146,22 @@ def _latest_version(folder: Path) -> Path | None:
         if re.fullmatch(r"\d+\.\d+\.\d+", path.name) and (path / "dataset_info.json").is_file()
     }
     return versions[max(versions)] if versions else None
+
+
+def _open(folder: Path) -> Any:
+    """Open a prepared set for reading, or say what is wrong with it."""
+    import tensorflow_datasets as tfds
+
+    try:
+        json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        with _quiet():
+            builder = tfds.builder_from_directory(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged; delete it and prepare it again: {error}") from error
+    features = dict(builder.info.features.items())
+    if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
+        raise ValueError(f"{folder} must have features image and label (a class), got {features}")
+    return builder
 
 
 def _how_to_prepare(name: str, root: Path) -> str:
@@ -205,8 +221,8 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Read images, labels and, where stored, positions at `places` of a split."""
     labels = np.empty(len(places), np.int32)
-    stored = "position" in builder.info.features
-    positions = np.empty(len(places), np.int64) if stored else None
+    position_of = _stored_position(builder)
+    positions = np.empty(len(places), np.int64) if position_of else None
     images = np.empty(0, np.float32)
     with _quiet():
         source = builder.as_data_source(split)
@@ -221,9 +237,19 @@ def _read(
             else:
                 images[chunk] = pixels
             labels[chunk] = [example["label"] for example in examples]
-            if positions is not None:
-                positions[chunk] = [example["position"] for example in examples]
+            if positions is not None and position_of is not None:
+                positions[chunk] = [position_of(example) for example in examples]
     return images, labels, positions
+
+
+def _stored_position(builder: Any) -> Callable[[dict[str, Any]], int] | None:
+    """Return how to get the official place of an example, if the set records it."""
+    if "position" in builder.info.features:
+        return lambda example: example["position"]
+    if builder.name == "cifar10" and "id" in builder.info.features:
+        # TFDS shuffles, but names each example after its official place, as in test_00042.
+        return lambda example: int(example["id"].rsplit(b"_", 1)[1])
+    return None
 
 
 def _fixed_size(image: np.ndarray, builder: Any) -> np.ndarray:
