@@ -1,0 +1,158 @@
+"""Arrays and settings in one self-describing, checksummed folder, written through Orbax."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SETTINGS = "settings.json"
+_ARRAYS = "arrays"
+_VERSION = 1
+
+
+def write(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write `arrays`, by their "/"-separated names, and `settings` to the folder `path`.
+
+    All is written to a folder beside it and renamed when complete, so that a process that is killed
+    leaves either the whole checkpoint or none.
+
+    Raises:
+      FileExistsError: if `path` exists and `overwrite` is false.
+      OSError: if the disk is full or the folder cannot be written.
+    """
+    # Imported late: Orbax takes half a second, and reading a model's weights may never be needed.
+    import orbax.checkpoint as ocp
+
+    folder = Path(path).absolute()
+    if folder.exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} exists; choose another path, or overwrite it with overwrite=True"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.mkdir()
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_nest(arrays)))
+        content = {
+            "version": _VERSION,
+            "settings": dict(settings),
+            "sha256": _checksum(arrays, settings),
+        }
+        with open(partial / _SETTINGS, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        if folder.exists():
+            replaced = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.replaced")
+            os.rename(folder, replaced)
+            os.rename(partial, folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read back what `write` wrote, as NumPy arrays and settings.
+
+    Raises:
+      FileNotFoundError: if there is no folder `path`.
+      ValueError: if the folder is incomplete or its content differs from what was written.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no checkpoint at {folder}")
+    try:
+        content = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings, checksum = content["settings"], content["sha256"]
+        version = content["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{_SETTINGS} cannot be read: {error}") from error
+    if version != _VERSION:
+        raise ValueError(
+            f"the checkpoint at {folder} has version {version}, expected {_VERSION}; "
+            "read it with the release of jaxcert that wrote it"
+        )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            shapes = checkpointer.metadata(folder / _ARRAYS).item_metadata.tree
+            nested = checkpointer.restore(
+                folder / _ARRAYS,
+                args=ocp.args.PyTreeRestore(
+                    restore_args=_map_leaves(
+                        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
+                    )
+                ),
+            )
+        arrays = _unnest(nested)
+    except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
+        raise _damaged(folder, f"the arrays cannot be read: {_first_line(error)}") from error
+    if _checksum(arrays, settings) != checksum:
+        raise _damaged(folder, "its content does not match the SHA-256 in its settings")
+    return arrays, settings
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"\n{name} {array.dtype.name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, last = name.split("/")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = np.asarray(array)
+    return nested
+
+
+def _unnest(nested: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            arrays.update(_unnest(value, f"{prefix}{name}/"))
+        else:
+            arrays[f"{prefix}{name}"] = np.asarray(value)
+    return arrays
+
+
+def _map_leaves(function: Any, nested: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _map_leaves(function, value) if isinstance(value, Mapping) else function(value)
+        for name, value in nested.items()
+    }
+
+
+def _damaged(folder: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"the checkpoint at {folder} is damaged: {reason}; restore a good copy of the folder or "
+        "write the checkpoint again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

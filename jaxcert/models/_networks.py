@@ -1,0 +1,339 @@
+"""The networks: a multi-layer perceptron, a LeNet-size CNN and the CIFAR-style ResNets."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxcert import _checks
+
+# Module-level, so that two modules of equal architecture compare equal.
+_HE_NORMAL = nnx.initializers.he_normal()
+_SMALL_NORMAL = nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+_ONE_PIXEL = ((1, 1), (1, 1))
+
+
+class InputStatistic(nnx.Variable):
+    """A per-channel constant of the input normalisation: saved with the weights, never trained."""
+
+
+class _Normalisation(nnx.Module):
+    """`(x - mean) / std` per channel, inside the network: inputs and noise stay in pixel units."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.mean = InputStatistic(jnp.asarray(mean, dtype=jnp.float32))
+        self.inverse_std = InputStatistic(1.0 / jnp.asarray(std, dtype=jnp.float32))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return (images - self.mean[...]) * self.inverse_std[...]
+
+
+class _ImageClassifier(nnx.Module):
+    """What the networks share: checked settings, the input normalisation and the shape check."""
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+    ):
+        shape = tuple(_checks.positive_integer("input_shape", size) for size in input_shape)
+        if not shape:
+            raise ValueError(f"input_shape must have at least one axis, got {tuple(input_shape)}")
+        self.input_shape = shape
+        self.num_classes = _checks.positive_integer("num_classes", num_classes, minimum=2)
+        self.mean = _per_channel("mean", mean, shape[-1])
+        self.std = _per_channel("std", std, shape[-1])
+        if not all(value > 0.0 for value in self.std):
+            raise ValueError(f"std must be above 0 in every channel, got {self.std}")
+        self.normalisation = _Normalisation(self.mean, self.std)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments, beside `rngs`, that build a module of this architecture."""
+        return {
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def _normalised(self, images: jax.Array) -> jax.Array:
+        if images.shape[1:] != self.input_shape:
+            expected = ", ".join(str(size) for size in self.input_shape)
+            raise ValueError(
+                f"images must have shape [n, {expected}] for this "
+                f"{type(self).__name__}, got {tuple(images.shape)}"
+            )
+        return self.normalisation(images)
+
+
+class MLP(_ImageClassifier):
+    """A multi-layer perceptron with ReLU activations, input normalisation inside.
+
+    Args:
+      input_shape: shape of one input, such as `(28, 28, 1)`; flattened.
+      num_classes: number of scores.
+      mean: subtracted from the input, one value or one a channel (last axis), in pixel units.
+      std: what the difference is divided by, likewise.
+      hidden: widths of the hidden layers.
+      rngs: keys for the initial weights.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jaxcert import models
+      >>> network = models.MLP(input_shape=(8, 8, 1), num_classes=10, mean=0.3, std=0.4,
+      ...                      hidden=(32, 32), rngs=nnx.Rngs(0))
+      >>> network(jnp.zeros((5, 8, 8, 1))).shape
+      (5, 10)
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        hidden: Sequence[int] = (1024, 1024),
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
+        self.hidden = tuple(_checks.positive_integer("hidden", width) for width in hidden)
+        widths = (math.prod(self.input_shape), *self.hidden)
+        self.layers = nnx.List(
+            [_hidden_linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)]
+        )
+        self.head = _output_linear(widths[-1], self.num_classes, rngs=rngs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments, beside `rngs`, that build a module of this architecture."""
+        return {**super().settings, "hidden": list(self.hidden)}
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Scores `[n, num_classes]` of images `[n, *input_shape]` in pixel units."""
+        x = self._normalised(images)
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.layers:
+            x = jax.nn.relu(layer(x))
+        return self.head(x)
+
+
+class LeNet(_ImageClassifier):
+    """A LeNet-size CNN: strided convolutions instead of pooling, then one hidden dense layer.
+
+    Each convolution has an even kernel and stride 2, so it filters and halves the image at once:
+    a network for certification runs millions of times, and pooling costs more than it adds here.
+
+    Args:
+      input_shape: `(height, width, channels)`, each side at least 4.
+      num_classes: number of scores.
+      mean: subtracted from the input, one value or one a channel, in pixel units.
+      std: what the difference is divided by, likewise.
+      channels: output channels of the convolutions, 4 by 4 with stride 2 and padding 1.
+      hidden: width of the dense layer before the scores.
+      rngs: keys for the initial weights.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jaxcert import models
+      >>> network = models.LeNet(input_shape=(28, 28, 1), num_classes=10, mean=0.13, std=0.31,
+      ...                        rngs=nnx.Rngs(0))
+      >>> network(jnp.zeros((5, 28, 28, 1))).shape
+      (5, 10)
+
+    References:
+      LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition",
+      1998. Springenberg, Dosovitskiy, Brox, Riedmiller, "Striving for Simplicity: The All
+      Convolutional Net", 2015, arXiv:1412.6806.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        channels: Sequence[int] = (32, 32),
+        hidden: int = 128,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
+        _check_image_shape(self.input_shape, minimum=2 ** len(channels))
+        self.channels = tuple(_checks.positive_integer("channels", width) for width in channels)
+        self.hidden = _checks.positive_integer("hidden", hidden)
+        height, width, depth = self.input_shape
+        self.convolutions = nnx.List(
+            [
+                nnx.Conv(
+                    a, b, (4, 4), strides=2, padding=_ONE_PIXEL, kernel_init=_HE_NORMAL, rngs=rngs
+                )
+                for a, b in itertools.pairwise((depth, *self.channels))
+            ]
+        )
+        for _ in self.channels:
+            height, width = height // 2, width // 2
+        features = height * width * (depth, *self.channels)[-1]
+        self.dense = _hidden_linear(features, self.hidden, rngs=rngs)
+        self.head = _output_linear(self.hidden, self.num_classes, rngs=rngs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments, beside `rngs`, that build a module of this architecture."""
+        return {**super().settings, "channels": list(self.channels), "hidden": self.hidden}
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Scores `[n, num_classes]` of images `[n, height, width, channels]` in pixel units."""
+        x = self._normalised(images)
+        for convolution in self.convolutions:
+            x = jax.nn.relu(convolution(x))
+        x = jax.nn.relu(self.dense(x.reshape(x.shape[0], -1)))
+        return self.head(x)
+
+
+class ResNet(_ImageClassifier):
+    """The CIFAR-style residual network of depth `6 k + 2` with parameter-free (option A) shortcuts.
+
+    A 3 by 3 convolution to 16 channels, three stages of k basic blocks with 16, 32 and 64 channels,
+    global average pooling and a dense layer. Where a stage halves the image, the shortcut takes
+    every other pixel and pads the channels with zeros on both sides.
+
+    Args:
+      input_shape: `(height, width, channels)`, each side at least 4.
+      num_classes: number of scores.
+      mean: subtracted from the input, one value or one a channel, in pixel units.
+      std: what the difference is divided by, likewise.
+      depth: number of layers with weights, `6 k + 2`, such as 20, 56 or 110.
+      rngs: keys for the initial weights.
+
+    Raises:
+      ValueError: if `depth` is not `6 k + 2`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jaxcert import models
+      >>> network = models.ResNet(input_shape=(32, 32, 3), num_classes=10, mean=0.45, std=0.25,
+      ...                         depth=20, rngs=nnx.Rngs(0))
+      >>> network.eval()
+      >>> network(jnp.zeros((2, 32, 32, 3))).shape
+      (2, 10)
+
+    References:
+      He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, arXiv:1512.03385,
+      section 4.2.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        depth: int = 20,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
+        _check_image_shape(self.input_shape, minimum=4)
+        self.depth = _checks.positive_integer("depth", depth)
+        blocks, rest = divmod(self.depth - 2, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"depth must be 6 k + 2, such as 20, 56 or 110, got {depth}")
+        self.stem = _convolution(self.input_shape[-1], 16, rngs=rngs)
+        self.stem_norm = _batch_norm(16, rngs=rngs)
+        stages = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
+        self.blocks = nnx.List(
+            [
+                _BasicBlock(*((a, b, stride) if index == 0 else (b, b, 1)), rngs=rngs)
+                for a, b, stride in stages
+                for index in range(blocks)
+            ]
+        )
+        self.head = _output_linear(64, self.num_classes, rngs=rngs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments, beside `rngs`, that build a module of this architecture."""
+        return {**super().settings, "depth": self.depth}
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Scores `[n, num_classes]` of images `[n, height, width, channels]` in pixel units."""
+        x = self._normalised(images)
+        x = jax.nn.relu(self.stem_norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(axis=(1, 2)))
+
+
+class _BasicBlock(nnx.Module):
+    """Two 3 by 3 convolutions with batch normalisation and an option A shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+        self.first = _convolution(inputs, outputs, stride=stride, rngs=rngs)
+        self.first_norm = _batch_norm(outputs, rngs=rngs)
+        self.second = _convolution(outputs, outputs, rngs=rngs)
+        self.second_norm = _batch_norm(outputs, rngs=rngs)
+        self.stride = stride
+        self.padding = (outputs - inputs) // 2
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jax.nn.relu(self.first_norm(self.first(x)))
+        y = self.second_norm(self.second(y))
+        shortcut = x[:, :: self.stride, :: self.stride]
+        shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (self.padding, self.padding)))
+        return jax.nn.relu(y + shortcut)
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (3, 3),
+        strides=stride,
+        padding=_ONE_PIXEL,
+        use_bias=False,
+        kernel_init=_HE_NORMAL,
+        rngs=rngs,
+    )
+
+
+def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+
+def _hidden_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, kernel_init=_HE_NORMAL, rngs=rngs)
+
+
+def _output_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, kernel_init=_SMALL_NORMAL, rngs=rngs)
+
+
+def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),)
+    if len(values) == 1:
+        values *= channels
+    if len(values) != channels or not all(math.isfinite(v) for v in values):
+        raise ValueError(
+            f"{name} must be one finite number or one for each of {channels} channels, got {value}"
+        )
+    return values
+
+
+def _check_image_shape(shape: tuple[int, ...], *, minimum: int) -> None:
+    if len(shape) != 3 or min(shape[:2]) < minimum:
+        raise ValueError(
+            f"input_shape must be (height, width, channels) with sides of at least {minimum}, "
+            f"got {shape}"
+        )
