@@ -1,0 +1,125 @@
+"""One optimisation step, and one epoch of them, as pure functions of a state."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxcert.smoothing import Noise
+from jaxcert.training._losses import Loss
+
+
+class TrainState(NamedTuple):
+    """All that changes while a network is trained.
+
+    Attributes:
+      parameters: the trained weights, nested dictionaries.
+      variables: what the network keeps beside them: running averages, constants, counters.
+      optimizer_state: of the optax optimizer.
+    """
+
+    parameters: Any
+    variables: Any
+    optimizer_state: optax.OptState
+
+
+Step = Callable[
+    [TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]
+]
+
+
+def start(
+    module: nnx.Module, *, optimizer: optax.GradientTransformation
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Split a network into its structure in training mode and the state to be trained.
+
+    Args:
+      module: the network; it is not changed.
+      optimizer: an optax optimizer.
+
+    Returns:
+      The static structure, which `make_step` takes, and a `TrainState` with copies of the weights,
+      so that the state can be donated.
+    """
+    module = nnx.clone(module)
+    module.train()
+    graphdef, state = nnx.split(module)
+    parameters, variables = nnx.split_state(state, nnx.Param, ...)
+    parameters, variables = jax.tree.map(
+        lambda leaf: jnp.array(leaf, copy=True),
+        (nnx.to_pure_dict(parameters), nnx.to_pure_dict(variables)),
+    )
+    return graphdef, TrainState(parameters, variables, optimizer.init(parameters))
+
+
+def make_step(
+    graphdef: nnx.GraphDef,
+    *,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    noise: Noise | None,
+) -> Step:
+    """Build the function that takes one step of the optimizer on one batch.
+
+    Args:
+      graphdef: from `start`.
+      optimizer: the same optimizer as given to `start`.
+      loss: such as `cross_entropy`.
+      noise: handed to `loss`.
+
+    Returns:
+      A pure function `(state, key, images, labels) -> (state, metrics)`; the metrics are those of
+      `loss` and `loss` itself.
+    """
+
+    def step(
+        state: TrainState, key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        def objective(parameters: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+            module: Any = nnx.merge(graphdef, parameters, state.variables)
+            value, metrics = loss(key, module, images, labels, noise=noise)
+            _, variables = nnx.split_state(nnx.state(module), nnx.Param, ...)
+            return value, ({"loss": value, **metrics}, nnx.to_pure_dict(variables))
+
+        gradients, (metrics, variables) = jax.grad(objective, has_aux=True)(state.parameters)
+        updates, optimizer_state = optimizer.update(
+            gradients, state.optimizer_state, state.parameters
+        )
+        parameters = optax.apply_updates(state.parameters, updates)
+        return TrainState(parameters, variables, optimizer_state), metrics
+
+    return step
+
+
+def make_epoch(step: Step, *, batch_size: int) -> Step:
+    """Build the function that takes one pass over the data, in an order drawn from the key.
+
+    Args:
+      step: from `make_step`.
+      batch_size: images a step; the images left over at the end of an epoch wait for the next.
+
+    Returns:
+      A pure function `(state, key, images, labels) -> (state, metrics)`, where the arrays hold the
+      whole data set and each metric has one value a step.
+    """
+
+    def epoch(
+        state: TrainState, key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        steps = images.shape[0] // batch_size
+        order = jax.random.permutation(jax.random.fold_in(key, 0), images.shape[0])
+        batches = order[: steps * batch_size].reshape(steps, batch_size)
+        steps_key = jax.random.fold_in(key, 1)
+
+        def body(
+            state: TrainState, item: tuple[jax.Array, jax.Array]
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            index, rows = item
+            return step(state, jax.random.fold_in(steps_key, index), images[rows], labels[rows])
+
+        return jax.lax.scan(body, state, (jnp.arange(steps), batches))
+
+    return epoch
