@@ -115,7 +115,7 @@ def _prepared_folder(name: str, root: Path) -> Path:
     """Find the prepared set in `root`, preparing it first if it is one of ours."""
     from ._builders import BUILDERS
 
-    if not re.fullmatch(r"\w+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
         raise ValueError(f"name must be one word such as 'digits', got {name!r}")
     ours = BUILDERS.get(name)
     for stored_name in dict.fromkeys((name, ours.name if ours else name)):
@@ -195,10 +195,12 @@ def _positions(builder: Any, name: str, split: str) -> np.ndarray:
     """Return the places in the whole split that a TFDS slice selects, in order."""
     import tensorflow_datasets as tfds
 
+    if not isinstance(split, str):
+        raise TypeError(f"split must be a string such as 'test', got {split!r}")
     available = dict(builder.info.splits)
     try:
         slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(available)
-    except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
+    except (ValueError, NotImplementedError) as error:
         sizes = ", ".join(f"{key} ({info.num_examples})" for key, info in available.items())
         raise ValueError(
             f"split must select from one of {sizes} of {name}, got {split!r}: {error}"
