@@ -6,7 +6,6 @@ check of every radius against its counts (`recheck`).
 """
 
 from ._manifest import ManifestError as ManifestError
-from ._manifest import compact_indices as compact_indices
 from ._manifest import parse_indices as parse_indices
 from ._manifest import read_manifest as read_manifest
 from ._plot import plot_curves as plot_curves
@@ -16,13 +15,8 @@ from ._reader import read_log as read_log
 from ._recheck import Problem as Problem
 from ._recheck import RecheckResult as RecheckResult
 from ._recheck import recheck as recheck
-from ._rows import HEADER as HEADER
 from ._rows import LogError as LogError
 from ._rows import Row as Row
-from ._rows import format_counts as format_counts
-from ._rows import format_row as format_row
-from ._rows import parse_counts as parse_counts
-from ._rows import parse_row as parse_row
 from ._run import certify_run as certify_run
 from ._run_log import RunLog as RunLog
 from ._summary import Summary as Summary

@@ -106,6 +106,10 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     Raises:
         ManifestError: If the file is not a manifest.
+
+    Example:
+        >>> read_manifest("no/such/run") is None
+        True
     """
     path = pathlib.Path(folder) / MANIFEST_NAME
     try:
@@ -158,7 +162,7 @@ def compact_indices(indices: Sequence[int]) -> str:
     return ",".join(map(str, values))
 
 
-def parse_indices(text: str, length: int) -> list[int]:
+def parse_indices(text: str, *, length: int) -> list[int]:
     """Read image positions: slices and numbers joined by commas.
 
     Args:
@@ -172,7 +176,7 @@ def parse_indices(text: str, length: int) -> list[int]:
         ValueError: If the text is malformed, a position lies outside the data set, or one repeats.
 
     Example:
-        >>> parse_indices("0:200:50,7", 10_000)
+        >>> parse_indices("0:200:50,7", length=10_000)
         [0, 50, 100, 150, 7]
     """
     result: list[int] = []

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -179,12 +179,14 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
     if manifest is None:
         return []
     settings = manifest.get("settings", {})
+    planned = settings.get("noise")
+    noises = set() if planned is None else _one_each(parse_noise(planned))
     found: list[tuple[Row | None, str, str]] = []
     for row in log.rows:
         said = {
             "samples": (settings.get("num_samples"), row.samples),
             "alpha": (settings.get("alpha"), row.alpha),
-            "noise": (settings.get("noise"), row.noise),
+            "noise": (None if row.noise in noises else planned, row.noise),
             "selection": (
                 settings.get("selection_samples"),
                 sum(row.selection.values()) if row.selection is not None else None,
@@ -194,6 +196,12 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
             if wanted is not None and wanted != got:
                 found.append((row, field, f"the manifest says {wanted}, the row {got}"))
     return found
+
+
+def _one_each(noise: smoothing.Noise) -> set[str]:
+    """The noise of each image as text, whether the images share a scale or have their own."""
+    scales = np.atleast_1d(np.asarray(noise.scale))
+    return {str(smoothing.Noise(family=noise.family, scale=scale)) for scale in np.unique(scales)}
 
 
 def _rederive(
@@ -228,8 +236,7 @@ def _rederive(
     return found
 
 
-def _dense(counts: dict[int, int] | object, num_classes: int) -> np.ndarray:
-    assert hasattr(counts, "items")
+def _dense(counts: Mapping[int, int], num_classes: int) -> np.ndarray:
     dense = np.zeros(num_classes, dtype=np.int64)
     for label, count in counts.items():
         dense[label] = count

@@ -72,7 +72,7 @@ def certify_run(
         selection_samples: Selection samples for each image.
         alpha: One-sided failure probability of each image's radius.
         model_fingerprint: What identifies the classifier's weights; by default
-            `models.fingerprint(classify)`.
+            `models.fingerprint(classify)`, which needs a `jax.tree_util.Partial`.
         images_per_launch: Images whose samples share a launch and that are logged together. By
             default as many as make 100,000 samples, at most 64.
         chunk_size: Noisy inputs classified at once, as in `smoothing.certify`.
@@ -83,6 +83,7 @@ def certify_run(
         The whole log, rows of earlier launches included.
 
     Raises:
+        TypeError: If `classify` is no `Partial` and there is no `model_fingerprint`.
         ValueError: If no image could be certified under these settings, whatever the classifier
             does; the message says how many samples would be enough.
         ManifestError: If the folder belongs to a run with other settings, naming them.
@@ -98,7 +99,8 @@ def certify_run(
         >>> import tempfile
         >>> import jax, jax.numpy as jnp
         >>> from jaxcert import data, report, smoothing
-        >>> def classify(images):
+        >>> @jax.tree_util.Partial
+        ... def classify(images):
         ...     ink = images.mean(axis=(1, 2, 3))
         ...     return jnp.stack([0.3 - ink, ink - 0.3], axis=1)
         >>> dataset = data.load("digits", "test").take([0, 100])._replace(
@@ -119,6 +121,11 @@ def certify_run(
     _checks.positive_integer("images_per_launch", images_per_launch)
     _checks.one_value_per_input("noise.scale", noise.scale, dataset.num_images)
     if model_fingerprint is None:
+        if not isinstance(classify, jax.tree_util.Partial):
+            raise TypeError(
+                "classify must be a jax.tree_util.Partial, whose weights can be seen, or come with "
+                f"a model_fingerprint; got {type(classify).__name__}"
+            )
         from jaxcert import models  # Flax is needed for this alone.
 
         model_fingerprint = models.fingerprint(classify)
@@ -135,6 +142,7 @@ def certify_run(
         },
         "data": {
             "images": compact_indices(dataset.ids.tolist()),
+            "num_images": dataset.num_images,
             "num_classes": dataset.num_classes,
             "fingerprint": data_fingerprint(dataset),
         },

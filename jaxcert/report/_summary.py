@@ -166,7 +166,20 @@ def certified_accuracy_curve(log: Log) -> tuple[np.ndarray, np.ndarray]:
 
 
 def default_radii(logs: Sequence[Log], *, at_most: int = 9) -> np.ndarray:
-    """Evenly spaced radii from 0 to the largest certified one, at most `at_most` of them."""
+    """Choose evenly spaced radii from 0 to the largest certified one.
+
+    Args:
+        logs: Logs that a table shows together.
+        at_most: How many radii to choose at most.
+
+    Returns:
+        Increasing radii, float64 `[r]`.
+
+    Example:
+        >>> from jaxcert.report import Log, Row, default_radii
+        >>> default_radii([Log("run", (Row(0, 7, 7, 0.6, True, 0.1),))], at_most=4)
+        array([0.  , 0.25, 0.5 ])
+    """
     largest = max((float(np.max(log.radii[log.is_right], initial=0.0)) for log in logs), default=0)
     for step in _STEPS:
         if largest < step * at_most:
@@ -228,7 +241,20 @@ def format_table(summaries: Sequence[Summary], *, markdown: bool = False) -> str
 
 
 def summary_to_dict(summary: Summary) -> dict[str, Any]:
-    """Turn a summary into values that JSON can hold, rates and standard errors included."""
+    """Turn a summary into values that JSON can hold, rates and standard errors included.
+
+    Args:
+        summary: A summary.
+
+    Returns:
+        Field names to numbers, text, lists and None; NaN becomes None.
+
+    Example:
+        >>> from jaxcert.report import Log, Row, summarize, summary_to_dict
+        >>> log = Log("run", (Row(0, 7, 7, 0.6, True, 0.1),))
+        >>> summary_to_dict(summarize(log))["average_radius"]
+        0.6
+    """
     values = {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in summary._asdict().items()
