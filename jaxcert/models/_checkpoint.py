@@ -77,7 +77,8 @@ def restore(path: str | os.PathLike[str]) -> Any:
             f"the checkpoint at {path} holds no network of jaxcert, got settings {settings}; "
             "give the folder that models.save wrote"
         )
-    module = cls(**settings["settings"], rngs=nnx.Rngs(0))
+    # Shapes alone: drawing initial weights, only to replace them, would compile for seconds.
+    module = nnx.eval_shape(lambda: cls(**settings["settings"], rngs=nnx.Rngs(0)))
     put_arrays(module, arrays)
     return module
 
