@@ -1,12 +1,8 @@
-"""Settings and fixtures that every test shares."""
+"""Fixtures that every test shares."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-# Four CPU devices, so that sharded code is really run; both must be set before JAX starts.
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
-os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import pytest

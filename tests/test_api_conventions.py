@@ -17,8 +17,8 @@ import jaxcert
 
 SUBPACKAGES = sorted(m.name for m in pkgutil.iter_modules(jaxcert.__path__) if m.ispkg)
 
-# Names of random sources that would hide a second convention beside `key`.
-OTHER_KEYS = {"rng", "rngs", "rng_key", "prng", "prng_key", "random_key"}
+# Names that would make a second convention beside `key`; `rngs` is Flax's word for its own kind.
+OTHER_KEYS = {"rng", "rng_key", "prng", "prng_key", "random_key"}
 
 
 def public_names(module: ModuleType) -> Iterator[tuple[str, Any]]:
