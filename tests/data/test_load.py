@@ -188,8 +188,7 @@ def random_examples(shape, count=30):
     ]
 
 
-def test_prepared_standard_set_is_read_and_wins_over_raw_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXCERT_DATA_DIR", str(tmp_path / "unused"))
+def test_prepared_standard_set_is_read(tmp_path):
     examples = random_examples((28, 28, 1))
     prepare_standard("mnist", tmp_path, EXAMPLES=examples)
     test = data.load("mnist", "test", data_dir=tmp_path)
@@ -200,6 +199,13 @@ def test_prepared_standard_set_is_read_and_wins_over_raw_files(tmp_path, monkeyp
     expected = {image.tobytes(): label for image, label in examples}
     assert [expected[image.tobytes()] for image in pixels] == test.labels.tolist()
     assert pixels.tobytes() != b"".join(image.tobytes() for image, _ in examples)
+
+
+def test_standard_set_wins_over_a_copy_of_raw_files(prepared, tmp_path):
+    copy_tree(prepared / "digits", tmp_path / "mnist_idx")  # read by its folder, not its name
+    assert data.load("mnist", "test", data_dir=tmp_path).num_images == 355
+    prepare_standard("mnist", tmp_path, EXAMPLES=random_examples((28, 28, 1)))
+    assert data.load("mnist", "test", data_dir=tmp_path).num_images == 30
 
 
 def test_newest_version_is_read_and_unfinished_folders_are_not(tmp_path):
@@ -233,15 +239,16 @@ def test_images_of_varying_size_are_resized_and_cropped(tmp_path):
     ramp = np.broadcast_to(np.linspace(255, 0, 640)[None, :, None], (512, 640, 3)).astype(np.uint8)
     tall = np.full((400, 100, 3), 77, np.uint8)
     tall[:150] = tall[250:] = 200  # outside of the central crop
+    checkers = np.indices((512, 512)).sum(axis=0)[..., None] % 2 * np.full(3, 255)
     prepare_standard(
         "imagenet2012",
         tmp_path,
         SHAPE=(None, None, 3),
         NUM_CLASSES=1000,
-        EXAMPLES=[(exact, 999), (ramp, 500), (tall, 0)],
+        EXAMPLES=[(exact, 999), (ramp, 500), (tall, 0), (checkers.astype(np.uint8), 7)],
     )
     test = data.load("imagenet2012", "test", data_dir=tmp_path)
-    assert test.images.shape == (3, 224, 224, 3)
+    assert test.images.shape == (4, 224, 224, 3)
     assert test.num_classes == 1000
     by_label = dict(zip(test.labels.tolist(), test.images, strict=True))
     # 256 x 300 keeps its pixels; the central window starts at row 16, column 38.
@@ -254,6 +261,8 @@ def test_images_of_varying_size_are_resized_and_cropped(tmp_path):
         by_label[500], np.broadcast_to(expected, (224, 224, 3)), atol=1.5 / 255
     )
     np.testing.assert_array_equal(by_label[0], np.float32(77 / 255))
+    # Halving averages; it does not pick every other pixel.
+    np.testing.assert_allclose(by_label[7], 0.5, atol=1 / 255)
 
 
 def test_unlabelled_split_is_refused(tmp_path):
@@ -431,16 +440,24 @@ def test_failed_write_is_an_error_and_the_next_load_works(tmp_path, monkeypatch)
 # Manners.
 
 
-def test_nothing_is_said_and_the_logger_is_left_as_it_was(tmp_path, capfd):
+def test_nothing_is_said_and_all_is_left_as_it_was(tmp_path, capfd, monkeypatch):
+    from jaxcert.data import _builders
+
+    generate = _builders.ArrayBuilder._generate_examples
     logger = logging.getLogger("absl")
-    level = logger.level
+    # Without a handler the warning would go to standard error by Python's last resort.
+    level, out, err = logger.level, sys.stdout, sys.stderr
+
+    def talkative(self, split):
+        print("said by TFDS")
+        print("said by TFDS", file=sys.stderr)
+        logger.warning("said by TFDS")
+        yield from generate(self, split)
+
+    monkeypatch.setattr(_builders.ArrayBuilder, "_generate_examples", talkative)
     data.load("digits", "test", data_dir=tmp_path)
-    prepare_standard("mnist", tmp_path / "other", EXAMPLES=random_examples((28, 28, 1), 2))
-    capfd.readouterr()
-    data.load("mnist", "test", data_dir=tmp_path / "other")
-    data.load("digits", "train", data_dir=tmp_path)
     assert capfd.readouterr() == ("", "")
-    assert logger.level == level
+    assert (logger.level, sys.stdout, sys.stderr) == (level, out, err)
 
 
 def test_no_tensorflow_is_imported_even_if_it_is_installed(tmp_path):
