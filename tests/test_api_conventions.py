@@ -29,7 +29,7 @@ def public_names(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def is_record(value: Any) -> bool:
-    """Whether `value` is a class whose constructor only takes its fields."""
+    """Whether `value` is a class whose constructor is not written by hand."""
     if not inspect.isclass(value):
         return False
     named_tuple = issubclass(value, tuple) and hasattr(value, "_fields")
@@ -37,6 +37,7 @@ def is_record(value: Any) -> bool:
         named_tuple
         or hasattr(value, "__dataclass_fields__")
         or issubclass(value, BaseException | enum.Enum)
+        or getattr(value, "_is_protocol", False)
     )
 
 
