@@ -127,6 +127,7 @@ def _prepared_folder(name: str, root: Path) -> Path:
             raise ValueError(f"name must be one of {known}, or a TFDS set in {root}, got {name!r}")
         raise FileNotFoundError(f"{name} is not in {root}. {_how_to_prepare(name, root)}")
     manual_dir = Path(os.environ.get("JAXCERT_DATA_DIR") or root / "downloads" / "manual")
+    manual_dir = manual_dir.expanduser()
     missing = [file for file in ours.FILES if not (manual_dir / file).is_file()]
     if missing:
         hint = _how_to_prepare(name, root) if name in _STANDARD else ""
@@ -179,7 +180,7 @@ def _prepare(builder_class: "type[ArrayBuilder]", root: Path, manual_dir: Path) 
     builder = builder_class(data_dir=root)
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
-        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        with _silent():
             builder.download_and_prepare(file_format="array_record", download_config=config)
     except OSError:
         # Another process may have finished first; then the rename fails and its set is as good.
@@ -273,12 +274,25 @@ def _fixed_size(image: np.ndarray, builder: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what TFDS says at length below an error, and its progress bars, for a while."""
+    """Hold back what TFDS logs below an error, for a while."""
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, handlers = logger.level, list(logging.root.handlers)
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logger.setLevel(level)
+        # The first message through absl configures the root logger, which is the program's to do.
+        for handler in set(logging.root.handlers).difference(handlers):
+            logging.root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Hold back the progress bars and prints of TFDS as well."""
+    with (
+        _quiet(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield

@@ -440,12 +440,11 @@ def test_failed_write_is_an_error_and_the_next_load_works(tmp_path, monkeypatch)
 # Manners.
 
 
-def test_nothing_is_said_and_all_is_left_as_it_was(tmp_path, capfd, monkeypatch):
+def test_nothing_is_said_and_all_is_left_as_it_was(tmp_path, capfd, caplog, monkeypatch):
     from jaxcert.data import _builders
 
     generate = _builders.ArrayBuilder._generate_examples
     logger = logging.getLogger("absl")
-    # Without a handler the warning would go to standard error by Python's last resort.
     level, out, err = logger.level, sys.stdout, sys.stderr
 
     def talkative(self, split):
@@ -457,7 +456,22 @@ def test_nothing_is_said_and_all_is_left_as_it_was(tmp_path, capfd, monkeypatch)
     monkeypatch.setattr(_builders.ArrayBuilder, "_generate_examples", talkative)
     data.load("digits", "test", data_dir=tmp_path)
     assert capfd.readouterr() == ("", "")
+    assert caplog.messages == []
     assert (logger.level, sys.stdout, sys.stderr) == (level, out, err)
+
+
+def test_later_log_messages_of_the_program_are_seen(tmp_path):
+    process = run_python(
+        """
+        import logging
+        from jaxcert import data
+        data.load("digits", "test")
+        assert logging.root.handlers == []
+        logging.getLogger("program").warning("seen")
+        """,
+        TFDS_DATA_DIR=str(tmp_path),
+    )
+    assert process.communicate(timeout=120) == ("", "seen\n")
 
 
 def test_no_tensorflow_is_imported_even_if_it_is_installed(tmp_path):
