@@ -138,8 +138,10 @@ class LeNet(_ImageClassifier):
       num_classes: number of scores.
       mean: subtracted from the input, one value or one a channel, in pixel units.
       std: what the difference is divided by, likewise.
-      channels: output channels of the convolutions, 4 by 4 with stride 2 and padding 1.
+      channels: output channels of the convolutions, 4 by 4 with stride 2.
       hidden: width of the dense layer before the scores.
+      padding: zeros on each side of the input of each convolution, 0 or 1; None takes 0 where that
+        leaves each convolution at least 4 pixels, else 1.
       rngs: keys for the initial weights.
 
     Example:
@@ -164,25 +166,37 @@ class LeNet(_ImageClassifier):
         num_classes: int,
         mean: float | Sequence[float],
         std: float | Sequence[float],
-        channels: Sequence[int] = (32, 32),
+        channels: Sequence[int] = (32, 64),
         hidden: int = 128,
+        padding: int | None = None,
         rngs: nnx.Rngs,
     ):
         super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
-        _check_image_shape(self.input_shape, minimum=2 ** len(channels))
         self.channels = tuple(_checks.positive_integer("channels", width) for width in channels)
         self.hidden = _checks.positive_integer("hidden", hidden)
+        _check_image_shape(self.input_shape, minimum=2 ** len(self.channels))
         height, width, depth = self.input_shape
+        if padding is None:
+            padding = 0 if _after_strides(min(height, width), len(self.channels), 0) >= 1 else 1
+        self.padding = _checks.positive_integer("padding", padding, minimum=0, maximum=1)
+        height = _after_strides(height, len(self.channels), self.padding)
+        width = _after_strides(width, len(self.channels), self.padding)
+        if min(height, width) < 1:
+            raise ValueError(f"padding must be 1 for images of shape {self.input_shape}, got 0")
         self.convolutions = nnx.List(
             [
                 nnx.Conv(
-                    a, b, (4, 4), strides=2, padding=_ONE_PIXEL, kernel_init=_HE_NORMAL, rngs=rngs
+                    a,
+                    b,
+                    (4, 4),
+                    strides=2,
+                    padding=self.padding,
+                    kernel_init=_HE_NORMAL,
+                    rngs=rngs,
                 )
                 for a, b in itertools.pairwise((depth, *self.channels))
             ]
         )
-        for _ in self.channels:
-            height, width = height // 2, width // 2
         features = height * width * (depth, *self.channels)[-1]
         self.dense = _hidden_linear(features, self.hidden, rngs=rngs)
         self.head = _output_linear(self.hidden, self.num_classes, rngs=rngs)
@@ -190,7 +204,12 @@ class LeNet(_ImageClassifier):
     @property
     def settings(self) -> dict[str, Any]:
         """The keyword arguments, beside `rngs`, that build a module of this architecture."""
-        return {**super().settings, "channels": list(self.channels), "hidden": self.hidden}
+        return {
+            **super().settings,
+            "channels": list(self.channels),
+            "hidden": self.hidden,
+            "padding": self.padding,
+        }
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Scores `[n, num_classes]` of images `[n, height, width, channels]` in pixel units."""
@@ -293,6 +312,13 @@ class _BasicBlock(nnx.Module):
         shortcut = x[:, :: self.stride, :: self.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (self.padding, self.padding)))
         return jax.nn.relu(y + shortcut)
+
+
+def _after_strides(size: int, convolutions: int, padding: int) -> int:
+    """What 4 by 4 convolutions of stride 2 leave of a side; 0 where one does not fit."""
+    for _ in range(convolutions):
+        size = max(0, (size + 2 * padding - 4) // 2 + 1)
+    return size
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs) -> nnx.Conv:

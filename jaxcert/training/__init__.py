@@ -2,15 +2,15 @@
 
 `train` is the loop: optax, noise augmentation, a progress bar, metrics and checkpoints from which a
 killed run continues to bitwise the same weights. A training scheme is a `Loss`, such as
-`cross_entropy`; `start`, `make_step` and `make_epoch` are the pure parts of the loop, for other
-loops.
+`cross_entropy`; `start`, `make_step` and `make_batch_step` are the pure parts of the loop, for
+other loops.
 """
 
 from ._losses import Loss as Loss
 from ._losses import add_noise as add_noise
 from ._losses import cross_entropy as cross_entropy
 from ._step import TrainState as TrainState
-from ._step import make_epoch as make_epoch
+from ._step import make_batch_step as make_batch_step
 from ._step import make_step as make_step
 from ._step import start as start
 from ._train import TrainResult as TrainResult

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxcert import _checks, _storage, data, models
 from jaxcert.smoothing import Noise
 from jaxcert.training._losses import Loss, cross_entropy
-from jaxcert.training._step import TrainState, make_epoch, make_step, start
+from jaxcert.training._step import TrainState, make_batch_step, make_step, start
 
 _KEPT_CHECKPOINTS = 2
 
@@ -144,18 +144,33 @@ def train(
         state, history = checkpoints.latest(state)
 
     step = make_step(graphdef, optimizer=transformation, loss=loss, noise=noise)
-    run_epoch = jax.jit(make_epoch(step, batch_size=batch_size), donate_argnums=0)
+    run_step = jax.jit(make_batch_step(step, batch_size=batch_size), donate_argnums=0)
+    permute = jax.jit(functools.partial(jax.random.permutation, x=images.shape[0]))
     device_images, device_labels = jnp.asarray(images), jnp.asarray(labels)
     bar = tqdm.tqdm(
-        total=num_epochs, initial=len(history), desc="train", unit="epoch", disable=not progress
+        total=num_epochs * steps,
+        initial=len(history) * steps,
+        desc="train",
+        unit="step",
+        disable=not progress,
     )
     with bar:
         for epoch in range(len(history), num_epochs):
             began = time.perf_counter()
-            state, metrics = run_epoch(
-                state, jax.random.fold_in(key, epoch), device_images, device_labels
+            order_key, steps_key = (
+                jax.random.fold_in(jax.random.fold_in(key, epoch), stage) for stage in range(2)
             )
-            per_step = {name: np.asarray(values) for name, values in metrics.items()}
+            order = permute(order_key)
+            collected = []
+            for index in range(steps):
+                state, metrics = run_step(
+                    state, steps_key, order, np.int32(index), device_images, device_labels
+                )
+                collected.append(metrics)
+                bar.update()
+            per_step = {
+                name: np.array([metrics[name] for metrics in collected]) for name in collected[0]
+            }
             seconds = time.perf_counter() - began
             _check_finite(per_step["loss"], epoch)
             history.append(
@@ -168,8 +183,9 @@ def train(
             )
             if checkpoints is not None:
                 checkpoints.write(state, history)
-            bar.update()
-            bar.set_postfix({name: f"{history[-1][name]:.4g}" for name in per_step})
+            bar.set_postfix(
+                {"epoch": epoch + 1} | {name: f"{history[-1][name]:.4g}" for name in per_step}
+            )
     trained = nnx.merge(graphdef, state.parameters, state.variables)
     nnx.update(module, nnx.state(trained))
     return TrainResult(module, history)
