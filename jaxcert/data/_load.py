@@ -49,15 +49,15 @@ def load(
     | `cifar10_jpeg` | `cifar10_jpeg/*.npz`: CIFAR-10 after *lossy* compression |
     | `cifar10_lossless_subset` | `cifar10_lossless_subset/*`: 4,300 images, exact pixels |
 
-    A set that was written to `data_dir` is used from there ever after; delete its folder to read
-    changed raw files again. Writing is safe against interruption and against other processes: a
-    set appears under its name only when it is whole.
+    A set that was written to `data_dir` is used from there ever after; delete its folder
+    (`mnist_idx`, `fashion_mnist_idx`, `cifar10_batches`, or the name itself) to read changed raw
+    files again. Writing is safe against interruption and against other processes: a set appears
+    under its name only when it is whole.
 
     Sets written from raw files keep the official order. TFDS shuffles the sets that it prepares:
     its `cifar10` still records the official places, which become the ids, but the ids of its
-    `mnist` are places in the TFDS order. Images whose size varies
-    (`imagenet2012`) are resized to 256 pixels on the short side and cropped to the central
-    224 x 224, the field's usual evaluation view.
+    `mnist` are places in the TFDS order. Images whose size varies (`imagenet2012`) are resized to
+    256 pixels on the short side and cropped to the central 224 x 224, the field's usual view.
 
     Args:
       name: the data set.
@@ -71,7 +71,9 @@ def load(
 
     Raises:
       FileNotFoundError: if the set is not there; the message says what to do.
-      ValueError: if name or split is unknown, or files are damaged.
+      TypeError: if `split` is not a string or `num_images` not an integer.
+      ValueError: if `name` or `split` is unknown, `num_images` exceeds the split, or files are
+        damaged.
 
     Example:
       >>> from jaxcert import data
@@ -79,8 +81,8 @@ def load(
       >>> test.images.shape, test.num_classes
       ((355, 8, 8, 1), 10)
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    folder = _prepared_folder(name, root.expanduser())
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = _prepared_folder(name, root)
     builder = _open(folder)
     positions = _positions(builder, name, split)
     places = np.arange(len(positions))

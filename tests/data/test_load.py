@@ -208,6 +208,13 @@ def test_standard_set_wins_over_a_copy_of_raw_files(prepared, tmp_path):
     assert data.load("mnist", "test", data_dir=tmp_path).num_images == 30
 
 
+def test_names_of_the_folders_are_those_documented():
+    from jaxcert.data import _builders
+
+    for name, builder in _builders.BUILDERS.items():
+        assert f"`{builder.name}`" in data.load.__doc__ or builder.name == name
+
+
 def test_newest_version_is_read_and_unfinished_folders_are_not(tmp_path):
     for version, label in (("3.0.9", 1), ("3.0.10", 2)):
         prepare_standard(
