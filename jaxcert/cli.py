@@ -103,8 +103,9 @@ def _train(options: argparse.Namespace) -> int:
         checkpoint_dir=checkpoints,
         progress=not options.quiet,
     )
+    assert isinstance(module, models.MLP | models.LeNet | models.ResNet)
     models.save(options.output, module, overwrite=options.overwrite)
-    shutil.rmtree(checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"saved the trained {options.model} to {options.output}")
     return OK
 

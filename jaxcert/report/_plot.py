@@ -23,8 +23,9 @@ def plot_curves(
 ) -> None:
     """Draw certified accuracy over the radius, a step curve for each run.
 
-    The band around a curve is one standard error; a dot marks the largest radius that noise,
-    samples and alpha can reach, where a curve that is still high falls to 0 for lack of samples.
+    The band around a curve is one standard error. A dot on the axis marks the largest radius that
+    noise, samples and alpha can reach, where a curve that is still high falls to 0 for lack of
+    samples; the legend states it too, as it may lie to the right of all that was certified.
 
     Args:
         logs: One or more logs with rows.
@@ -61,7 +62,7 @@ def plot_curves(
     figure = Figure(figsize=(7.2, 4.5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    largest, norms, reach_marked = 0.0, set(), False
+    largest, norms, reaches = 0.0, set(), []
     for place, log in enumerate(logs):
         summary = summarize(log, name=names[place] if names else None)
         radii, accuracy = certified_accuracy_curve(log)
@@ -71,26 +72,27 @@ def plot_curves(
         error = np.sqrt(y * (1 - y) / summary.num_images)
         color = _COLORS[place % len(_COLORS)]
         style = "-" if place < len(_COLORS) else "--"
-        label = f"{summary.name} (ACR {summary.average_radius:.3f}, n = {summary.num_images})"
+        label = f"{summary.name}: ACR {summary.average_radius:.3f}, n = {summary.num_images}"
+        if summary.reachable_radius is not None:
+            label += f", reach {summary.reachable_radius:.2f}"
+            reaches.append((summary.reachable_radius, color))
         axes.step(x, y, where="pre", color=color, linestyle=style, linewidth=1.8, label=label)
         axes.fill_between(
             x, y - error, np.minimum(y + error, 1.0), step="pre", color=color, alpha=0.15, lw=0
         )
         largest = max(largest, x[-1])
         norms.add(summary.norm)
-        reach = summary.reachable_radius
-        if reach is not None:
-            largest = max(largest, reach)
-            axes.plot(
-                reach, 0, "o", color=color, markersize=6, clip_on=False, zorder=5,
-                label=None if reach_marked else "largest reachable radius",
-            )  # fmt: skip
-            reach_marked = True
+    right_end = 1.04 * largest if largest else 1.0
+    shown = [(reach, color) for reach, color in reaches if reach <= right_end]
+    for reach, color in shown:
+        axes.plot(reach, 0, "o", color=color, markersize=6, clip_on=False, zorder=5)
+    if shown:
+        axes.plot([], [], "o", color="0.4", markersize=6, label="reach: the samples allow no more")
     norm = norms.pop() if len(norms) == 1 else None
     kind = {"l2": r"$\ell_2$ radius", "l1": r"$\ell_1$ radius"}.get(norm or "", "certified radius")
     axes.set_xlabel(f"{kind} $r$  (pixels in [0, 1])")
     axes.set_ylabel(r"certified accuracy: right and radius $\geq r$")
-    axes.set_xlim(0, 1.03 * largest if largest else 1)
+    axes.set_xlim(0, right_end)
     axes.set_ylim(0, 1.01)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)

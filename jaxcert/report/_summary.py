@@ -278,15 +278,20 @@ def _footnotes(summaries: Sequence[Summary]) -> list[str]:
         "ACR: average certified radius, wrong and abstained images counted as 0, ± one standard "
         "error over images.",
     ]
-    for summary in summaries:
-        if summary.noise is None or summary.num_samples is None or summary.alpha is None:
-            continue
+    known = [summary for summary in summaries if summary.reachable_radius is not None]
+    if known:
+        lines.append("Largest radius that the samples of a run can reach:")
+    lines += [
+        f"  {summary.name}: {summary.norm} {summary.reachable_radius:.4g} by {summary.noise}, "
+        f"{summary.num_samples:,} samples, alpha {summary.alpha:.10g}"
+        for summary in known
+    ]
+    alphas = {summary.alpha for summary in known}
+    for alpha in sorted(alpha for alpha in alphas if alpha is not None):
+        most = max(summary.num_images for summary in known if summary.alpha == alpha)
         lines.append(
-            f"{summary.name}: {summary.noise}, {summary.norm} radii up to "
-            f"{summary.reachable_radius:.4g} reachable with {summary.num_samples:,} samples; each "
-            f"radius holds with probability >= {1 - summary.alpha:.10g} on its own; at most "
-            f"{summary.alpha * summary.num_images:.3g} of {summary.num_images} are expected to be "
-            "too large."
+            f"Each radius holds with probability at least {1 - alpha:.10g} on its own: of {most} "
+            f"images, at most {alpha * most:.3g} radii are expected to be too large."
         )
     return lines
 

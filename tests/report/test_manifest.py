@@ -79,8 +79,14 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("indices", "text"),
-    [([0, 50, 100], "0:101:50"), ([5], "5"), ([1, 2], "1,2"), ([2, 1, 0], "2,1,0"), ([0, 1, 3], "0,1,3")],
-)  # fmt: skip
+    [
+        ([0, 50, 100], "0:101:50"),
+        ([5], "5"),
+        ([1, 2], "1,2"),
+        ([2, 1, 0], "2,1,0"),
+        ([0, 1, 3], "0,1,3"),
+    ],
+)
 def test_indices_are_written_shortly_and_read_back(indices, text):
     assert compact_indices(indices) == text
     assert parse_indices(text, length=200) == indices

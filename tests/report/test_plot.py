@@ -29,8 +29,15 @@ def test_vector_picture_holds_axis_labels_legend_and_reach(tmp_path):
     plot_curves([log("curve", [0.3, 0.5])], tmp_path / "curve.svg", names=["my run"])
     text = (tmp_path / "curve.svg").read_text()
     # Letters become shapes, but matplotlib keeps each text as a comment.
-    for words in ("certified accuracy", "pixels in [0, 1]", "my run (ACR 0.400, n = 2)", "largest"):
+    for words in ("certified accuracy", "pixels in [0, 1]", "my run: ACR 0.400, n = 2, reach 1.50"):
         assert words in text
+    # Nothing was certified near the reach, so it is stated but not marked.
+    assert "the samples allow no more" not in text
+
+
+def test_reach_is_marked_where_the_curve_meets_it(tmp_path):
+    plot_curves([log("curve", [0.3, 1.5004])], tmp_path / "curve.svg")
+    assert "the samples allow no more" in (tmp_path / "curve.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def test_malformed_counts_are_refused(text):
         parse_counts(text)
 
 
-FIELDS = "0\t7\t7\t0.5\t1\t0.25\t3:10,7:190\t200\t0.001\tgaussian(0.25)\t7:10".split("\t")
+FIELDS = [
+    *("0", "7", "7", "0.5", "1", "0.25"),
+    *("3:10,7:190", "200", "0.001", "gaussian(0.25)", "7:10"),
+]
 
 
 def test_the_good_row_of_the_next_test_is_good():
