@@ -212,7 +212,7 @@ def test_names_of_the_folders_are_those_documented():
     from jaxcert.data import _builders
 
     for name, builder in _builders.BUILDERS.items():
-        assert f"`{builder.name}`" in data.load.__doc__ or builder.name == name
+        assert f"`{builder.name}`" in str(data.load.__doc__) or builder.name == name
 
 
 def test_newest_version_is_read_and_unfinished_folders_are_not(tmp_path):
