@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from jaxcert import smoothing
 
 from ._manifest import read_manifest
 from ._reader import Log, read_log
-from ._rows import ABSTAIN, Row
+from ._rows import ABSTAIN, Row, parse_noise
 
 # Other versions of SciPy may round the last digits of a quantile otherwise.
 RELATIVE_TOLERANCE = 1e-10
@@ -134,12 +133,6 @@ def recheck(
     ]
     problems.sort(key=lambda problem: problem.line)
     return RecheckResult(len(log.rows), sum(map(len, groups.values())), tuple(problems))
-
-
-@functools.lru_cache(maxsize=4096)
-def parse_noise(text: str) -> smoothing.Noise:
-    """Read a noise, remembering it: the rows of a run share theirs."""
-    return smoothing.parse_noise(text)
 
 
 def _contradictions(row: Row) -> list[tuple[str, str]]:

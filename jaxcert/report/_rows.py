@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -248,8 +249,14 @@ def _non_negative(text: str) -> float:
     return value
 
 
+@functools.lru_cache(maxsize=4096)
+def parse_noise(text: str) -> smoothing.Noise:
+    """Read a noise, remembering it: the rows of a run share theirs."""
+    return smoothing.parse_noise(text)
+
+
 def _noise_text(text: str) -> str:
-    smoothing.parse_noise(text)
+    parse_noise(text)
     return text
 
 

@@ -20,7 +20,8 @@ class RunLog:
 
     Opening locks the file, checks the rows that it holds, and cuts off a last row that was torn
     by a kill or a full disk: a row counts once its line end is on the disk. Each append is
-    written and flushed to the disk before the call returns.
+    written and flushed to the disk before the call returns. The lock is the operating system's
+    (`flock`), which ends with the process; where there is none, as on Windows, nothing is locked.
 
     Args:
         path: Log file; made with its header when it does not exist.

@@ -11,8 +11,7 @@ import numpy as np
 from jaxcert import smoothing
 
 from ._reader import Log
-from ._recheck import parse_noise
-from ._rows import ABSTAIN
+from ._rows import ABSTAIN, parse_noise
 
 _STEPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -237,7 +236,10 @@ def format_table(summaries: Sequence[Summary], *, markdown: bool = False) -> str
     if markdown:
         rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
         lines.insert(1, "| " + " | ".join(rules) + " |")
-    return "\n".join([*lines, "", *_footnotes(summaries)])
+    notes = _footnotes(summaries)
+    if markdown:
+        notes = [f"  - {note[2:]}" if note.startswith("  ") else f"- {note}" for note in notes]
+    return "\n".join([*lines, "", *notes])
 
 
 def summary_to_dict(summary: Summary) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def test_markdown_table_has_one_cell_a_column():
     lines = format_table([summarize(LOG, radii=[0.0, 0.5])] * 2, markdown=True).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert set(lines[1]) <= set("|-: ")
+    assert all(line.lstrip().startswith("- ") for line in lines[5:])
 
 
 def test_tables_of_different_radii_are_refused():
