@@ -44,19 +44,24 @@ def positive_number(name: str, value: Any) -> float:
     return number
 
 
-def typed_key(key: Any) -> jax.Array:
-    """Return `key` if it is one typed threefry key, or raise.
+def typed_keys(name: str, key: Any) -> jax.Array:
+    """Return `key` if it is an array of typed threefry keys, or raise.
 
     Only threefry derives the noise of a sample from that sample's own index alone; the `rbg`
     generators give other numbers under `vmap`, so their noise would depend on the chunk size.
     """
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         got = f"{key.dtype} array" if hasattr(key, "dtype") else type(key).__name__
-        raise TypeError(f"key must be a typed key such as jax.random.key(7), got {got}")
-    if key.ndim != 0:
-        raise ValueError(f"key must be a single key of shape (), got shape {key.shape}")
+        raise TypeError(f"{name} must be a typed key such as jax.random.key(7), got {got}")
     if "fry" not in str(key.dtype):
-        raise ValueError(f"key must use the 'threefry2x32' generator, got {key.dtype}")
+        raise ValueError(f"{name} must use the 'threefry2x32' generator, got {key.dtype}")
+    return key
+
+
+def typed_key(name: str, key: Any) -> jax.Array:
+    """Return `key` if it is one typed threefry key, or raise."""
+    if typed_keys(name, key).ndim != 0:
+        raise ValueError(f"{name} must be a single key of shape (), got shape {key.shape}")
     return key
 
 

@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxcert import _checks
-from jaxcert.smoothing._rounding import round_down, round_up
+from jaxcert.smoothing._rounding import PROBABILITY_MARGIN, round_down, round_up
 
 
 def clopper_pearson_lower(counts: ArrayLike, num_samples: ArrayLike, *, alpha: float) -> np.ndarray:
@@ -41,7 +41,10 @@ def clopper_pearson_lower(counts: ArrayLike, num_samples: ArrayLike, *, alpha: f
       Clopper, Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of the
       Binomial", 1934.
     """
-    return round_down(_clopper_pearson_lower(*_counts(counts, num_samples), alpha=alpha))
+    alpha = _checks.probability("alpha", alpha)
+    bound, gap = _lower_bound_and_gap(*_counts(counts, num_samples), alpha)
+    from_above = np.nextafter(1.0 - round_up(gap, PROBABILITY_MARGIN), 0.0)
+    return np.where(bound < 0.5, round_down(bound, PROBABILITY_MARGIN), from_above)
 
 
 def clopper_pearson_upper(counts: ArrayLike, num_samples: ArrayLike, *, alpha: float) -> np.ndarray:
@@ -76,12 +79,11 @@ def clopper_pearson_upper(counts: ArrayLike, num_samples: ArrayLike, *, alpha: f
     """
     alpha = _checks.probability("alpha", alpha)
     successes, draws = _counts(counts, num_samples)
-    # Solved for p itself, not for 1 - p: a bound near 0 keeps its relative precision.
-    inner = np.minimum(successes, draws - 1)
-    middle = special.betainccinv(inner + 1.0, draws - inner, alpha)
-    none = -np.expm1(np.log(alpha) / draws)
-    upper = np.where(successes == 0, none, np.where(successes == draws, 1.0, middle))
-    return np.minimum(round_up(upper), 1.0)
+    # 1 - p bounds the probability of a failure from below.
+    gap, bound = _lower_bound_and_gap(draws - successes, draws, alpha)
+    from_below = np.nextafter(1.0 - round_down(gap, PROBABILITY_MARGIN), 2.0)
+    upper = np.where(bound < 0.5, round_up(bound, PROBABILITY_MARGIN), from_below)
+    return np.minimum(upper, 1.0)
 
 
 def two_sided_binomial_p_value(counts: ArrayLike, num_samples: ArrayLike) -> np.ndarray:
@@ -93,15 +95,24 @@ def two_sided_binomial_p_value(counts: ArrayLike, num_samples: ArrayLike) -> np.
     successes, draws = _counts(counts, num_samples, minimum_samples=0)
     larger = np.maximum(successes, draws - successes)
     tail = special.betainc(np.maximum(larger, 1.0), draws - larger + 1.0, 0.5)
-    return np.where(2.0 * larger == draws, 1.0, np.minimum(round_up(2.0 * tail), 1.0))
+    return np.where(
+        2.0 * larger == draws, 1.0, np.minimum(round_up(2.0 * tail, PROBABILITY_MARGIN), 1.0)
+    )
 
 
-def _clopper_pearson_lower(successes: np.ndarray, draws: np.ndarray, *, alpha: float) -> np.ndarray:
-    alpha = _checks.probability("alpha", alpha)
+def _lower_bound_and_gap(
+    successes: np.ndarray, draws: np.ndarray, alpha: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lower bound p and 1 - p, each solved for itself: whichever is small is as exact."""
     inner = np.clip(successes, 1.0, None)
-    middle = special.betaincinv(inner, draws - inner + 1.0, alpha)
-    every = np.exp(np.log(alpha) / draws)
-    return np.where(successes == 0, 0.0, np.where(successes == draws, every, middle))
+    bound = special.betaincinv(inner, draws - inner + 1.0, alpha)
+    gap = special.betainccinv(draws - inner + 1.0, inner, alpha)
+    every = np.log(alpha) / draws
+    cases = [successes == 0.0, successes == draws]
+    return (
+        np.select(cases, [0.0, np.exp(every)], bound),
+        np.select(cases, [1.0, -np.expm1(every)], gap),
+    )
 
 
 def _counts(

@@ -104,7 +104,7 @@ def certify(
     num_samples = _checks.positive_integer("num_samples", num_samples)
     selection_samples = _checks.positive_integer("selection_samples", selection_samples)
 
-    def votes(stage, samples):
+    def votes(stage: int, samples: int) -> np.ndarray:
         return _host_counts(
             key, classify, inputs, stage=stage, noise=noise, num_samples=samples,
             num_classes=num_classes, ids=ids, chunk_size=chunk_size, mesh=mesh,
@@ -205,7 +205,7 @@ def _host_counts(
             "under jax.jit or jax.vmap use class_counts, then certificate_from_counts"
         )
     counts = class_counts(
-        jax.random.fold_in(_checks.typed_key(key), stage), classify, inputs, noise=noise,
+        jax.random.fold_in(_checks.typed_key("key", key), stage), classify, inputs, noise=noise,
         num_samples=num_samples, num_classes=num_classes, ids=ids, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
     host = np.asarray(counts).astype(np.int64)

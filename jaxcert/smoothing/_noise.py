@@ -14,7 +14,7 @@ from scipy import special
 from jaxcert import _checks
 from jaxcert.smoothing import _quantiles
 from jaxcert.smoothing._random_words import random_words
-from jaxcert.smoothing._rounding import round_down
+from jaxcert.smoothing._rounding import RADIUS_MARGIN, round_down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class _Family:
     """One shape of noise at unit scale."""
 
     norm: str
-    from_words: Callable[[jax.Array], jax.Array]
+    magnitude: Callable[[jax.Array], jax.Array]
     unit_radius: Callable[[np.ndarray], np.ndarray]
     scale_name: str
 
@@ -33,9 +33,9 @@ def _laplace_unit_radius(p_lower: np.ndarray) -> np.ndarray:
 
 
 _FAMILIES = {
-    "gaussian": _Family("l2", _quantiles.standard_normal, special.ndtri, "sigma"),
-    "laplace": _Family("l1", _quantiles.standard_laplace, _laplace_unit_radius, "scale"),
-    "uniform": _Family("l1", _quantiles.standard_uniform, lambda p: 2.0 * (p - 0.5), "half_width"),
+    "gaussian": _Family("l2", _quantiles.normal_magnitude, special.ndtri, "sigma"),
+    "laplace": _Family("l1", _quantiles.laplace_magnitude, _laplace_unit_radius, "scale"),
+    "uniform": _Family("l1", _quantiles.uniform_magnitude, lambda p: 2.0 * (p - 0.5), "half_width"),
 }
 
 
@@ -70,30 +70,32 @@ class Noise:
         return _FAMILIES[self.family].norm
 
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw one noise array.
+        """Draw one noise array for each key.
 
         Args:
-          key: a typed threefry key.
-          shape: shape of one input. `scale` must be a scalar.
+          key: a typed threefry key, or several `[...]`.
+          shape: shape of one input.
 
         Returns:
-          float32 `shape`. `class_counts` adds exactly this array, with the key
-          `fold_in(fold_in(key, j), i)`, to sample `i` of input `j`.
+          float32 `[..., *shape]`. A scale for each input `[b]` belongs to the first axis of the
+          keys. `class_counts` adds exactly this array, with the key `fold_in(fold_in(key, j), i)`,
+          to sample i of input j: the same bits for every shape of keys.
 
         Raises:
-          ValueError: if `scale` has more than one value.
+          TypeError: if `key` is not a typed key.
+          ValueError: if `key` is not a threefry key, or its first axis disagrees with `scale`.
         """
-        if jnp.ndim(self.scale) != 0:
+        key = _checks.typed_keys("key", key)
+        scale = jnp.asarray(self.scale)
+        if scale.shape != key.shape[: scale.ndim]:
             raise ValueError(
-                f"sample needs a scalar scale, got shape {jnp.shape(self.scale)}; "
-                "use jax.vmap over keys and scales"
+                f"key must have the shape {scale.shape} of the scale as its first axes, "
+                f"got shape {key.shape}"
             )
-        return self.scale * self.unit_sample(_checks.typed_key(key), shape)
-
-    def unit_sample(self, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw noise of scale 1: float32 `[*keys.shape, *shape]` for typed keys `[...]`."""
-        words = random_words(keys, math.prod(shape))
-        return _FAMILIES[self.family].from_words(words).reshape(*keys.shape, *shape)
+        words = random_words(key, math.prod(shape))
+        scale = scale.reshape(*scale.shape, *[1] * (words.ndim - scale.ndim))
+        noise = _quantiles.with_sign_of(words, scale * _FAMILIES[self.family].magnitude(words))
+        return noise.reshape(*key.shape, *shape)
 
     def radius(self, p_lower: ArrayLike) -> np.ndarray:
         r"""Certified radius for a lower bound on the probability of the top class.
@@ -136,7 +138,7 @@ class Noise:
         above_half = probability > 0.5
         unit = _FAMILIES[self.family].unit_radius(np.where(above_half, probability, 0.75))
         scale = np.asarray(self.scale, dtype=np.float64)
-        return np.where(above_half, round_down(scale * unit), 0.0)
+        return np.where(above_half, round_down(scale * unit, RADIUS_MARGIN), 0.0)
 
     def __str__(self) -> str:
         scale = np.asarray(self.scale, dtype=np.float32)
@@ -237,7 +239,7 @@ def parse_noise(text: str) -> Noise:
         raise ValueError(f"noise must have a number as its scale, got {text!r}") from None
     if not match[2] and len(values) != 1:
         raise ValueError(f"noise must have one scale, or a list in [...], got {text!r}")
-    return _noise(match[1], values if match[2] else values[0])
+    return _noise(match[1], np.asarray(values if match[2] else values[0]))
 
 
 def _noise(family: str, scale: ArrayLike) -> Noise:

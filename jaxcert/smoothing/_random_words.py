@@ -54,6 +54,6 @@ def random_words(keys: jax.Array, count: int) -> jax.Array:
     """
     data = jax.random.key_data(keys)
     half = (count + 1) // 2
-    counters = jnp.arange(half, dtype=jnp.uint32)
+    counters = jax.lax.broadcasted_iota(jnp.uint32, (*[1] * keys.ndim, half), keys.ndim)
     words = threefry_2x32((data[..., 0:1], data[..., 1:2]), (jnp.zeros_like(counters), counters))
     return jnp.concatenate(words, axis=-1)[..., :count]

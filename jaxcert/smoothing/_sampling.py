@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
@@ -82,7 +83,7 @@ def class_counts(
       Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
       arXiv:1902.02918.
     """
-    key = _checks.typed_key(key)
+    key = _checks.typed_key("key", key)
     inputs = _checks.batch_of_inputs("inputs", inputs)
     batch = inputs.shape[0]
     _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), batch)
@@ -101,10 +102,16 @@ def class_counts(
     padding = -batch % (images_axis * shape.images)
     noise = Noise(noise.family, jnp.broadcast_to(noise.scale, (batch,)))
     inputs, noise, ids = jax.tree.map(lambda leaf: _pad(leaf, padding), (inputs, noise, ids))
+    if mesh is not None:
+        by_image, replicated = (NamedSharding(mesh, spec) for spec in _partitions(mesh))
+        key, classify = jax.device_put((key, classify), replicated)
+        inputs, noise, ids = jax.device_put((inputs, noise, ids), by_image)
     counts = _count(
         key, classify, inputs, noise, ids, num_samples,
         num_classes=num_classes, shape=shape, mesh=mesh,
     )  # fmt: skip
+    if mesh is not None:
+        counts = jax.device_put(counts, replicated)
     return counts[:batch]
 
 
@@ -125,20 +132,26 @@ def _count(
     count = functools.partial(count_range, num_classes=num_classes, shape=shape)
     if mesh is None:
         return count(key, classify, inputs, noise, ids, 0, num_samples)
-    images = "images" if "images" in mesh.axis_names else None
+    by_image, replicated = _partitions(mesh)
     has_samples_axis = "samples" in mesh.axis_names
 
-    def count_share(key, classify, inputs, noise, ids, num_samples):
+    def count_share(
+        key: jax.Array,
+        classify: Classifier,
+        inputs: jax.Array,
+        noise: Noise,
+        ids: jax.Array,
+        num_samples: jax.Array,
+    ) -> jax.Array:
         if not has_samples_axis:
             return count(key, classify, inputs, noise, ids, 0, num_samples)
         devices, device = mesh.shape["samples"], jax.lax.axis_index("samples")
         share, rest = num_samples // devices, num_samples % devices
         first = device * share + jnp.minimum(device, rest)
-        last = first + share + (device < rest)
+        last = first + share + (device < rest).astype(share.dtype)
         counts = count(key, classify, inputs, noise, ids, first, last)
         return jax.lax.psum(counts, "samples")
 
-    replicated, by_image = jax.P(), jax.P(images)
     return jax.shard_map(
         count_share,
         mesh=mesh,
@@ -154,8 +167,8 @@ def count_range(
     inputs: jax.Array,
     noise: Noise,
     ids: jax.Array,
-    first: ArrayLike,
-    last: ArrayLike,
+    first: jax.Array | int,
+    last: jax.Array | int,
     *,
     num_classes: int,
     shape: ChunkShape,
@@ -168,14 +181,15 @@ def count_range(
     num_chunks = (last - first + shape.samples - 1) // shape.samples
     sample_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
 
-    def count_images(args):
-        inputs, keys, scale = args
-        scale = scale.reshape(-1, 1, *[1] * (inputs.ndim - 1))
+    def count_images(group: tuple[jax.Array, jax.Array, Noise]) -> jax.Array:
+        inputs, keys, noise = group
+        wide = jnp.float64 if inputs.dtype == jnp.float64 else jnp.float32
 
-        def add_chunk(chunk, counts):
+        def add_chunk(chunk: jax.Array, counts: jax.Array) -> jax.Array:
             samples = first + chunk * shape.samples + jnp.arange(shape.samples)
-            drawn = noise.unit_sample(sample_keys(keys, samples), inputs.shape[1:])
-            noisy = (inputs[:, None] + scale * drawn).astype(inputs.dtype)
+            drawn = noise.sample(sample_keys(keys, samples), inputs.shape[1:])
+            noisy = inputs[:, None].astype(wide) + drawn.astype(wide)
+            noisy = noisy.astype(inputs.dtype)
             scores = classify(noisy.reshape(-1, *inputs.shape[1:]))
             return counts + _votes(scores, samples < last, num_classes, shape)
 
@@ -184,7 +198,7 @@ def count_range(
 
     groups = jax.tree.map(
         lambda leaf: leaf.reshape(-1, shape.images, *leaf.shape[1:]),
-        (inputs, input_keys, noise.scale),
+        (inputs, input_keys, noise),
     )
     return jax.lax.map(count_images, groups).reshape(-1, num_classes)
 
@@ -213,8 +227,9 @@ def _votes(
     """One-hot votes summed over the samples of a chunk: int32 `[images, classes]`."""
     is_finite = jnp.all(jnp.isfinite(scores), axis=-1).reshape(shape.images, shape.samples)
     labels = jnp.argmax(scores, axis=-1).reshape(shape.images, shape.samples)
-    votes = jnp.where(is_finite & is_counted, labels, num_classes)
-    return jnp.sum(votes[..., None] == jnp.arange(num_classes), axis=1, dtype=jnp.int32)
+    votes = jnp.where(is_finite & is_counted[None], labels, num_classes)
+    one_hot = votes[..., None] == jnp.arange(num_classes)[None, None]
+    return jnp.sum(one_hot, axis=1, dtype=jnp.int32)
 
 
 def _check_scores(classify: Classifier, inputs: jax.Array, num_classes: int) -> int:
@@ -231,14 +246,14 @@ def _check_scores(classify: Classifier, inputs: jax.Array, num_classes: int) -> 
             f"classify must accept a batch [n, *shape] with inputs of shape {inputs.shape} and "
             f"dtype {inputs.dtype}, and it failed: {error}"
         ) from error
-    got, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+    got = getattr(scores, "shape", None)
     if got != (2, num_classes):
         raise ValueError(
             f"classify must return scores [n, num_classes], (2, {num_classes}) for two inputs, "
             f"got {got}"
         )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"classify must return floating-point scores, got {dtype}")
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise TypeError(f"classify must return floating-point scores, got {scores.dtype}")
     return max(activation_bytes, 4 * math.prod(shape))
 
 
@@ -265,6 +280,11 @@ def _mesh_axes(mesh: jax.sharding.Mesh | None) -> tuple[int, int]:
     if not mesh.axis_names or set(mesh.axis_names) - known:
         raise ValueError(f"mesh must have axes named 'images', 'samples', got {mesh.axis_names}")
     return mesh.shape.get("images", 1), mesh.shape.get("samples", 1)
+
+
+def _partitions(mesh: jax.sharding.Mesh) -> tuple[jax.P, jax.P]:
+    """How to place what has one row an image, and what every device needs."""
+    return jax.P("images" if "images" in mesh.axis_names else None), jax.P()
 
 
 def _pad(leaf: jax.Array, padding: int) -> jax.Array:
