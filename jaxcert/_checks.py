@@ -44,7 +44,7 @@ def positive_number(name: str, value: Any) -> float:
     return number
 
 
-def typed_keys(key: Any) -> jax.Array:
+def typed_keys(name: str, key: Any) -> jax.Array:
     """Return `key` if it is an array of typed threefry keys, or raise.
 
     Only threefry derives the noise of a sample from that sample's own index alone; the `rbg`
@@ -52,16 +52,16 @@ def typed_keys(key: Any) -> jax.Array:
     """
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         got = f"{key.dtype} array" if hasattr(key, "dtype") else type(key).__name__
-        raise TypeError(f"key must be a typed key such as jax.random.key(7), got {got}")
+        raise TypeError(f"{name} must be a typed key such as jax.random.key(7), got {got}")
     if "fry" not in str(key.dtype):
-        raise ValueError(f"key must use the 'threefry2x32' generator, got {key.dtype}")
+        raise ValueError(f"{name} must use the 'threefry2x32' generator, got {key.dtype}")
     return key
 
 
-def typed_key(key: Any) -> jax.Array:
+def typed_key(name: str, key: Any) -> jax.Array:
     """Return `key` if it is one typed threefry key, or raise."""
-    if typed_keys(key).ndim != 0:
-        raise ValueError(f"key must be a single key of shape (), got shape {key.shape}")
+    if typed_keys(name, key).ndim != 0:
+        raise ValueError(f"{name} must be a single key of shape (), got shape {key.shape}")
     return key
 
 

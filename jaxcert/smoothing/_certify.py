@@ -205,7 +205,7 @@ def _host_counts(
             "under jax.jit or jax.vmap use class_counts, then certificate_from_counts"
         )
     counts = class_counts(
-        jax.random.fold_in(_checks.typed_key(key), stage), classify, inputs, noise=noise,
+        jax.random.fold_in(_checks.typed_key("key", key), stage), classify, inputs, noise=noise,
         num_samples=num_samples, num_classes=num_classes, ids=ids, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
     host = np.asarray(counts).astype(np.int64)

@@ -85,7 +85,7 @@ class Noise:
           TypeError: if `key` is not a typed key.
           ValueError: if `key` is not a threefry key, or its first axis disagrees with `scale`.
         """
-        key = _checks.typed_keys(key)
+        key = _checks.typed_keys("key", key)
         scale = jnp.asarray(self.scale)
         if scale.shape != key.shape[: scale.ndim]:
             raise ValueError(

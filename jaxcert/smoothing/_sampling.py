@@ -83,7 +83,7 @@ def class_counts(
       Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
       arXiv:1902.02918.
     """
-    key = _checks.typed_key(key)
+    key = _checks.typed_key("key", key)
     inputs = _checks.batch_of_inputs("inputs", inputs)
     batch = inputs.shape[0]
     _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), batch)
