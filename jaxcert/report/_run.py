@@ -137,7 +137,7 @@ def certify_run(
             "alpha": alpha,
         },
         "key": {
-            "kind": str(jax.random.key_impl(_checks.typed_key(key))),
+            "kind": str(jax.random.key_impl(_checks.typed_key("key", key))),
             "data": np.asarray(jax.random.key_data(key)).tolist(),
         },
         "data": {

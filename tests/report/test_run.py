@@ -242,6 +242,19 @@ def test_bad_settings_are_named_before_anything_is_written(run, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+def test_images_that_are_not_numbers_stop_the_run_between_rows(run, tmp_path, dataset):
+    images = dataset.images.copy()
+    images[4, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="inputs"):
+        run(dataset=dataset._replace(images=images))
+    assert len(report.read_log(tmp_path / "run").rows) == 3
+
+
+def test_classes_that_disagree_with_the_scores_are_named(run, dataset):
+    with pytest.raises(ValueError, match="num_classes"):
+        run(dataset=dataset._replace(num_classes=4))
+
+
 def test_empty_data_set_is_refused(run, dataset):
     with pytest.raises(ValueError, match="at least one image"):
         run(dataset=dataset.take([]))
