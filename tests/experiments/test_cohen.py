@@ -65,6 +65,20 @@ def test_published_radius_is_compared_and_results_are_kept(
     assert report.recheck(tmp_path / "results" / kept[3]).num_rederived == 12
 
 
+def test_noise_levels_can_be_run_one_by_one(tiny, tmp_path, monkeypatch, capsys):
+    preset = dataclasses.replace(tiny, sigmas=(0.25, 0.5), published={0.25: 0.1, 0.5: 0.1})
+    monkeypatch.setitem(cohen.PRESETS, "smoke", preset)
+    command = ["--output", str(tmp_path / "run")]
+    assert cohen.main([*command, "--sigma", "0.25"]) == 0
+    assert not (tmp_path / "results").exists()
+    alone = (tmp_path / "run" / "sigma_0.25" / "log.tsv").read_bytes()
+    cohen.main(command)
+    assert (tmp_path / "run" / "sigma_0.25" / "log.tsv").read_bytes() == alone
+    assert len(os.listdir(tmp_path / "results")) == 5
+    with pytest.raises(SystemExit):
+        cohen.main([*command, "--sigma", "0.3"])
+
+
 def test_nearness_allows_the_tolerance_and_two_standard_errors(tiny):
     preset = dataclasses.replace(tiny, published={0.25: 1.0}, tolerance=0.03)
     rows = [report.Row(i, 1, 1, radius, True, 0.0) for i, radius in enumerate((0.9, 1.0))]
