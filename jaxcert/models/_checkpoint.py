@@ -69,6 +69,18 @@ def restore(path: str | os.PathLike[str]) -> Any:
       FileNotFoundError: if there is no such folder.
       ValueError: if the checkpoint is truncated, altered or no network; names the path and the
         remedy.
+
+    Example:
+      >>> import tempfile
+      >>> from flax import nnx
+      >>> from jaxcert import models
+      >>> network = models.MLP(input_shape=(8, 8, 1), num_classes=10, mean=0.3, std=0.4,
+      ...                      hidden=(16,), rngs=nnx.Rngs(0))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     models.save(f"{folder}/network", network)
+      ...     again = models.restore(f"{folder}/network")
+      >>> models.fingerprint(models.from_nnx(again)) == models.fingerprint(models.from_nnx(network))
+      True
     """
     arrays, settings = _storage.read(path)
     cls = _CLASSES.get(settings.get("class", ""))

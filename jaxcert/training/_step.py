@@ -43,6 +43,16 @@ def start(
     Returns:
       The static structure, which `make_step` takes, and a `TrainState` with copies of the weights,
       so that the state can be donated.
+
+    Example:
+      >>> import optax
+      >>> from flax import nnx
+      >>> from jaxcert import models, training
+      >>> network = models.MLP(input_shape=(2, 2, 1), num_classes=3, mean=0.5, std=0.3,
+      ...                      hidden=(4,), rngs=nnx.Rngs(0))
+      >>> structure, state = training.start(network, optimizer=optax.sgd(0.1))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+      35
     """
     module = nnx.clone(module)
     module.train()
@@ -73,6 +83,20 @@ def make_step(
     Returns:
       A pure function `(state, key, images, labels) -> (state, metrics)`; the metrics are those of
       `loss` and `loss` itself.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> from jaxcert import models, smoothing, training
+      >>> network = models.MLP(input_shape=(2, 2, 1), num_classes=3, mean=0.5, std=0.3,
+      ...                      hidden=(4,), rngs=nnx.Rngs(0))
+      >>> structure, state = training.start(network, optimizer=optax.sgd(0.1))
+      >>> step = training.make_step(structure, optimizer=optax.sgd(0.1),
+      ...                           loss=training.cross_entropy, noise=smoothing.gaussian(0.25))
+      >>> state, metrics = jax.jit(step)(state, jax.random.key(1), jnp.ones((5, 2, 2, 1)),
+      ...                                jnp.array([0, 1, 2, 0, 1]))
+      >>> sorted(metrics)
+      ['accuracy', 'loss']
     """
 
     def step(
@@ -108,6 +132,17 @@ def make_batch_step(step: Step, *, batch_size: int) -> Callable[..., Any]:
       A pure function `(state, key, order, index, images, labels) -> (state, metrics)`: step `index`
       of an epoch that visits the rows of `images` and `labels` in `order`, with the key
       `fold_in(key, index)`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxcert import training
+      >>> def step(state, key, images, labels):  # stands for what make_step builds
+      ...     return state + labels.sum(), {}
+      >>> batch_step = training.make_batch_step(step, batch_size=2)
+      >>> total, _ = batch_step(0, jax.random.key(1), jnp.array([3, 0, 2, 1]), 1,
+      ...                       jnp.zeros((4, 8)), jnp.array([10, 20, 30, 40]))
+      >>> int(total)
+      50
     """
 
     def batch_step(
