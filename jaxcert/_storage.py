@@ -46,11 +46,13 @@ def write(
         partial.mkdir()
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_nest(arrays)))
-        content = {
+        content: dict[str, Any] = {
             "version": _VERSION,
             "settings": dict(settings),
-            "sha256": _checksum(arrays, settings),
+            "arrays_sha256": _hash_arrays(arrays),
+            "files_sha256": _hash_files(partial / _ARRAYS),
         }
+        content["sha256"] = _hash_json(content)
         with open(partial / _SETTINGS, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, sort_keys=True)
             file.flush()
@@ -80,40 +82,58 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         raise FileNotFoundError(f"no checkpoint at {folder}")
     try:
         content = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-        settings, checksum = content["settings"], content["sha256"]
-        version = content["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"{_SETTINGS} cannot be read: {error}") from error
+        checksum = content.pop("sha256")
+        version, settings = content["version"], content["settings"]
+        files_sha256, arrays_sha256 = content["files_sha256"], content["arrays_sha256"]
+        if checksum != _hash_json(content):
+            raise ValueError("it does not match its own SHA-256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, f"{_SETTINGS} cannot be used: {_first_line(error)}") from error
     if version != _VERSION:
         raise ValueError(
             f"the checkpoint at {folder} has version {version}, expected {_VERSION}; "
             "read it with the release of jaxcert that wrote it"
         )
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            shapes = checkpointer.metadata(folder / _ARRAYS).item_metadata.tree
-            nested = checkpointer.restore(
-                folder / _ARRAYS,
-                args=ocp.args.PyTreeRestore(
-                    restore_args=_map_leaves(
-                        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
-                    )
-                ),
-            )
-        arrays = _unnest(nested)
-    except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
-        raise _damaged(folder, f"the arrays cannot be read: {_first_line(error)}") from error
-    if _checksum(arrays, settings) != checksum:
-        raise _damaged(folder, "its content does not match the SHA-256 in its settings")
+    # Orbax does not notice every flipped byte, and TensorStore leaves threads behind when it meets
+    # a damaged file, so the files are checked before either sees them.
+    found = _hash_files(folder / _ARRAYS)
+    differing = sorted(
+        name for name in files_sha256.keys() | found if files_sha256.get(name) != found.get(name)
+    )
+    if differing:
+        raise _damaged(folder, f"{', '.join(differing)} in it is not as it was written")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        shapes = checkpointer.metadata(folder / _ARRAYS).item_metadata.tree
+        nested = checkpointer.restore(
+            folder / _ARRAYS,
+            args=ocp.args.PyTreeRestore(
+                restore_args=_map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            ),
+        )
+    arrays = _unnest(nested)
+    if _hash_arrays(arrays) != arrays_sha256:
+        raise _damaged(folder, "its arrays do not match the SHA-256 in its settings")
     return arrays, settings
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
+def _hash_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"\n{name} {array.dtype.name} {array.shape} ".encode())
+        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxcert import _checks
+from jaxcert.models._initializers import he_normal, small_normal
 
-# Module-level, so that two modules of equal architecture compare equal.
-_HE_NORMAL = nnx.initializers.he_normal()
-_SMALL_NORMAL = nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
 _ONE_PIXEL = ((1, 1), (1, 1))
 
 
@@ -191,7 +189,7 @@ class LeNet(_ImageClassifier):
                     (4, 4),
                     strides=2,
                     padding=self.padding,
-                    kernel_init=_HE_NORMAL,
+                    kernel_init=he_normal,
                     rngs=rngs,
                 )
                 for a, b in itertools.pairwise((depth, *self.channels))
@@ -329,7 +327,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs) 
         strides=stride,
         padding=_ONE_PIXEL,
         use_bias=False,
-        kernel_init=_HE_NORMAL,
+        kernel_init=he_normal,
         rngs=rngs,
     )
 
@@ -339,11 +337,11 @@ def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
 
 
 def _hidden_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, kernel_init=_HE_NORMAL, rngs=rngs)
+    return nnx.Linear(inputs, outputs, kernel_init=he_normal, rngs=rngs)
 
 
 def _output_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, kernel_init=_SMALL_NORMAL, rngs=rngs)
+    return nnx.Linear(inputs, outputs, kernel_init=small_normal, rngs=rngs)
 
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:

@@ -103,7 +103,7 @@ def train(
       Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
       arXiv:1902.02918, section 3.3.
     """
-    key = _checks.typed_key(key)
+    key = _checks.typed_key("key", key)
     if not isinstance(module, nnx.Module):
         raise TypeError(f"module must be a flax.nnx.Module, got {type(module).__name__}")
     images, labels = _check_dataset(dataset)
@@ -206,7 +206,12 @@ class _Checkpoints:
         folders = self._folders()
         if not folders:
             return template, []
-        arrays, settings = _storage.read(folders[-1])
+        try:
+            arrays, settings = _storage.read(folders[-1])
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; or delete that folder, to continue from the checkpoint before it"
+            ) from error
         kept = settings.get("recipe", {})
         differing = [
             f"{name} was {kept.get(name)} and is now {value}"
