@@ -1,6 +1,7 @@
 """What a claim is, and the ledger that runs claims and their broken twins."""
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -82,8 +83,9 @@ class Entry:
         word = words[0] if self.as_expected else words[1]
         name = f"  twin: {self.label}" if self.is_twin else self.label
         v = self.verdict
+        tightness = "-" if math.isnan(v.tightness) else f"{v.tightness:.9f}"
         return (
-            f"{name:<44} {word:<11} slack {v.worst_slack:+.1e}  tightness {v.tightness:.9f}  "
+            f"{name:<44} {word:<11} slack {v.worst_slack:+.1e}  tightness {tightness:>11}  "
             f"trials {v.trials:>6}  {v.witness}"
         )
 

@@ -1,11 +1,11 @@
-"""Every claim about smoothing holds, and each of its twins is refuted, by a shortened search."""
+"""Every claim holds, and each of its twins is refuted, by a shortened search."""
 
 import dataclasses
 import functools
 
 import pytest
 
-from theory import binomial_bounds, ledger, smoothing_radii
+from theory import binomial_bounds, ledger, prediction, smoothing_radii
 
 
 def shortened(claim):
@@ -13,7 +13,7 @@ def shortened(claim):
     return dataclasses.replace(claim, check=check)
 
 
-CLAIMS = [*map(shortened, smoothing_radii.CLAIMS), *binomial_bounds.CLAIMS]
+CLAIMS = [*map(shortened, smoothing_radii.CLAIMS), *binomial_bounds.CLAIMS, *prediction.CLAIMS]
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)

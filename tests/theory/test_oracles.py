@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from theory import binomial_bounds, smoothed_sets
+from theory import binomial_bounds, prediction, smoothed_sets
 
 DENSITIES = {
     "gaussian": (smoothed_sets.gaussian_cdf, lambda x: np.exp(-x * x / 2) / np.sqrt(2 * np.pi)),
@@ -78,6 +78,25 @@ def test_exact_probability_counts_all_outcomes(p):
     assert float(binomial_bounds.exact_probability(members, 5, p)) == pytest.approx(
         total, rel=1e-12
     )
+
+
+def test_votes_are_all_outcomes_with_their_probabilities():
+    race = np.array([0.5, 0.3, 0.2])
+    votes = prediction.all_votes(3, 4)
+    tally = {tuple(row): 0.0 for row in votes.tolist()}
+    assert len(tally) == len(votes)
+    for outcome in itertools.product(range(3), repeat=4):
+        tally[tuple(outcome.count(c) for c in range(3))] += math.prod(race[c] for c in outcome)
+    probability = np.exp(prediction.log_probabilities(votes, race))
+    np.testing.assert_allclose(probability, list(tally.values()), rtol=1e-12)
+
+
+def test_races_have_the_true_class_first():
+    races = list(prediction.close_races(np.random.default_rng(0), 3))
+    assert len(races) > 20
+    for race in races:
+        assert race.argmax() == 0
+        assert race.sum() == pytest.approx(1.0)
 
 
 def test_search_climbs_to_sets_that_its_start_does_not_hold():
