@@ -18,6 +18,7 @@ from ._certify import predict as predict
 from ._decide import Decision as Decision
 from ._decide import decide_radius as decide_radius
 from ._noise import Noise as Noise
+from ._noise import discrete_gaussian as discrete_gaussian
 from ._noise import gaussian as gaussian
 from ._noise import laplace as laplace
 from ._noise import parse_noise as parse_noise
