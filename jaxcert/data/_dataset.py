@@ -36,7 +36,7 @@ class Dataset(NamedTuple):
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The place of each image in its whole split, int64 `[n]`: the `idx` of a log.
+        """The place of each image in its whole split, int64 `[n]`, which a log calls `idx`.
 
         A subset keeps the ids of the whole, so the same image gets the same noise and the same
         row name however it was selected.
@@ -83,7 +83,8 @@ class Dataset(NamedTuple):
 def evenly_spaced(num_images: int, count: int) -> NDArray[np.int64]:
     r"""Choose indices spread over a dataset, from the first on.
 
-    $$i_k = \lfloor k\,n / m \rfloor, \qquad k = 0, \dots, m - 1,$$
+    .. math::
+        i_k = \lfloor k\,n / m \rfloor, \qquad k = 0, \dots, m - 1,
 
     so 500 of 10,000 images are every 20th, the field's usual choice.
 

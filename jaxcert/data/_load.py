@@ -42,12 +42,10 @@ def load(
     3. for the names below, the raw files in the manual directory, which is the environment variable
        `JAXCERT_DATA_DIR`, or else `<data_dir>/downloads/manual`.
 
-    | name | raw files |
-    | --- | --- |
-    | `mnist`, `fashion_mnist` | `<name>/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz` |
-    | `cifar10` | `cifar-10-batches-py/{data_batch_1..5,test_batch}` |
-    | `cifar10_jpeg` | `cifar10_jpeg/*.npz`: CIFAR-10 after *lossy* compression |
-    | `cifar10_lossless_subset` | `cifar10_lossless_subset/*`: 4,300 images, exact pixels |
+       - `mnist`, `fashion_mnist`: `<name>/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz`;
+       - `cifar10`: `cifar-10-batches-py/{data_batch_1..5,test_batch}`;
+       - `cifar10_jpeg`: `cifar10_jpeg/*.npz`, CIFAR-10 after *lossy* compression;
+       - `cifar10_lossless_subset`: `cifar10_lossless_subset/*`, 4,300 images, exact pixels.
 
     A set that was written to `data_dir` is used from there ever after; delete its folder
     (`mnist_idx`, `fashion_mnist_idx`, `cifar10_batches`, or the name itself) to read changed raw
