@@ -49,6 +49,7 @@ def open_manifest(
     launch: Mapping[str, Any],
     *,
     has_rows: bool,
+    write: bool = True,
 ) -> list[str]:
     """Write the manifest of a new run, or check that a started run is the same one.
 
@@ -57,6 +58,7 @@ def open_manifest(
         identity: What decides the results: settings, key, fingerprints. JSON values only.
         launch: What does not: time, command, versions, device. Added to the list of launches.
         has_rows: Whether the log already holds rows.
+        write: Whether to write; of several processes one does, and the others check after it.
 
     Returns:
         Differences between the environments of this launch and the first, as text; such a run
@@ -74,6 +76,8 @@ def open_manifest(
                 f"{folder} holds a log with rows but no {MANIFEST_NAME}, so nothing says which "
                 "run they belong to; choose another folder"
             )
+        if not write:
+            raise ManifestError(f"{path} is not there, though the first process wrote it")
         write_json(path, {"format": FORMAT, **identity, "launches": [launch]})
         return []
     stored = read_manifest(folder)
@@ -88,7 +92,8 @@ def open_manifest(
         )
         raise ManifestError(f"{folder} belongs to another run ({details}); choose another folder")
     launches = stored.get("launches", [])
-    write_json(path, {**stored, "launches": [*launches, launch]})
+    if write:
+        write_json(path, {**stored, "launches": [*launches, launch]})
     if not launches:
         return []
     changed = _differences(launches[0].get("environment", {}), launch.get("environment", {}))

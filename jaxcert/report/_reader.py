@@ -14,6 +14,7 @@ import numpy as np
 from ._rows import COLUMNS, HEADER, LogError, Row, parse_label, parse_row
 
 LOG_NAME = "log.tsv"
+_SHARD_NAMES = "log-*.tsv"
 
 # Other tools' names for the same thing.
 _ALIASES = {
@@ -33,8 +34,8 @@ class Log:
     """The rows of one certification log.
 
     Attributes:
-        path: The file.
-        rows: Its rows in file order.
+        path: The file, or the run folder when several processes wrote a file each.
+        rows: Its rows in file order, or in the order of their images when there are several files.
         notes: What a reader should know: a torn last row, lines that are not rows.
     """
 
@@ -46,6 +47,8 @@ class Log:
     def name(self) -> str:
         """A short name for tables: the run folder's, or the file's without its ending."""
         path = pathlib.Path(self.path)
+        if path.is_dir():
+            return path.resolve().name
         return path.resolve().parent.name if path.name == LOG_NAME else path.stem
 
     @property
@@ -68,7 +71,7 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     seconds or as `0:00:13.7`, and `correct` as 0, 1, True or False.
 
     Args:
-        path: A log, or a run folder that holds `log.tsv`.
+        path: A log, or a run folder; the files of several processes are merged.
 
     Returns:
         The log. A torn last row, as a kill leaves behind, is left out and noted.
@@ -88,8 +91,30 @@ def read_log(path: str | os.PathLike[str]) -> Log:
         (0.0734, 5e-05, 13.771528)
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        path = path / LOG_NAME
+    if not path.is_dir():
+        return _read_file(path)
+    logs = [_read_file(one) for one in log_files(path)]
+    if not logs:
+        return _read_file(path / LOG_NAME)
+    if len(logs) == 1:
+        return logs[0]
+    rows = sorted((row for log in logs for row in log.rows), key=lambda row: row.index)
+    notes = [f"{pathlib.Path(log.path).name}, {note}" for log in logs for note in log.notes]
+    return Log(str(path), tuple(rows), tuple(notes))
+
+
+def log_name(process: int, num_processes: int) -> str:
+    """Name of the log that one of several processes writes."""
+    return LOG_NAME if num_processes == 1 else f"log-{process:05d}.tsv"
+
+
+def log_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The logs of a run folder that hold anything, whatever processes wrote them."""
+    found = [*folder.glob(LOG_NAME), *sorted(folder.glob(_SHARD_NAMES))]
+    return [path for path in found if path.stat().st_size]
+
+
+def _read_file(path: pathlib.Path) -> Log:
     content = path.read_bytes()
     try:
         text = content.decode("utf-8")
@@ -205,6 +230,7 @@ def _parse_other(fields: Sequence[str], columns: Sequence[str], *, path: str, li
         correct=correct,
         time=seconds,
         line=line,
+        path=path,
         extra={name: value for name, value in values.items() if name not in _PLAIN},
     )
 

@@ -128,10 +128,12 @@ def recheck(
     if plain and noise is not None and num_samples is not None and alpha is not None:
         found += _attainable(plain, noise, num_samples, alpha)
     problems = [
-        Problem(log.path, row.line if row else 0, row.index if row else -1, field, message)
+        Problem(row.path or log.path, row.line, row.index, field, message)
+        if row
+        else Problem(log.path, 0, -1, field, message)
         for row, field, message in found
     ]
-    problems.sort(key=lambda problem: problem.line)
+    problems.sort(key=lambda problem: (problem.path, problem.line))
     return RecheckResult(len(log.rows), sum(map(len, groups.values())), tuple(problems))
 
 
@@ -160,7 +162,8 @@ def _repeated(rows: Sequence[Row]) -> list[tuple[Row | None, str, str]]:
     for row in rows:
         other = first.setdefault(row.index, row)
         if other is not row:
-            found.append((row, "idx", f"image {row.index} is already in line {other.line}"))
+            place = f"line {other.line}" + (f" of {other.path}" if other.path != row.path else "")
+            found.append((row, "idx", f"image {row.index} is already in {place}"))
     return found
 
 
@@ -168,7 +171,8 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
     # Only a run folder's own log has a manifest beside it; a copied log stands alone.
     if not log.rows or log.rows[0].counts is None:
         return []
-    manifest = read_manifest(os.path.dirname(log.path) or ".")
+    folder = log.path if os.path.isdir(log.path) else os.path.dirname(log.path)
+    manifest = read_manifest(folder or ".")
     if manifest is None:
         return []
     settings = manifest.get("settings", {})

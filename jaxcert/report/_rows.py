@@ -53,6 +53,7 @@ class Row:
         selection: Votes of the selection samples, class to count, zeros left out.
         resolution: Half a unit in the last printed place of `radius`, 0 when it is exact.
         line: Line number in the file, counted from 1; 0 for a row that is in no file yet.
+        path: The file; empty for a row that is in no file yet.
         extra: Columns of other tools that have no field here, name to text.
     """
 
@@ -69,6 +70,7 @@ class Row:
     selection: Mapping[int, int] | None = None
     resolution: float = 0.0
     line: int = 0
+    path: str = dataclasses.field(default="", compare=False)
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -210,6 +212,7 @@ def parse_row(text: str, *, path: str, line: int) -> Row:
         noise=read("noise", _noise_text, "a noise such as gaussian(0.25)"),
         selection=read("selection", parse_counts, "class:count pairs"),
         line=line,
+        path=path,
     )
 
 

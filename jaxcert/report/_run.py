@@ -10,10 +10,12 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
@@ -22,7 +24,7 @@ from jaxcert.data import Dataset
 from jaxcert.data import fingerprint as data_fingerprint
 
 from ._manifest import compact_indices, environment, open_manifest
-from ._reader import LOG_NAME, Log
+from ._reader import Log, log_files, log_name, read_log
 from ._recheck import recheck
 from ._rows import LogError, Row
 from ._run_log import RunLog
@@ -61,6 +63,11 @@ def certify_run(
     which can move a near-tie vote; such a change is warned of, and the certificates hold either
     way).
 
+    Under `jax.distributed` each process owns a share of the images, on devices of its own, and
+    appends to a log of its own in the one folder. Images that any earlier process logged are not
+    repeated, so losing a process loses only what it had not logged, and a later call, on another
+    number of processes too, finishes the rest.
+
     Args:
         key: A typed key, such as `jax.random.key(0)`.
         classify: From a batch `[n, *shape]` to scores `[n, classes]`.
@@ -76,11 +83,12 @@ def certify_run(
         images_per_launch: Images whose samples share a launch and that are logged together. By
             default as many as make 100,000 samples, at most 64.
         chunk_size: Noisy inputs classified at once, as in `smoothing.certify`.
-        mesh: Devices to share the work, as in `smoothing.certify`.
+        mesh: Devices to share the work, as in `smoothing.certify`; of this process alone.
         progress: Whether to show a progress bar on standard error.
 
     Returns:
-        The whole log, rows of earlier launches included.
+        The log, rows of earlier launches included; under several processes, with the rows of the
+        others so far.
 
     Raises:
         TypeError: If `classify` is no `Partial` and there is no `model_fingerprint`.
@@ -116,6 +124,8 @@ def certify_run(
     _checks.positive_integer("selection_samples", selection_samples)
     if dataset.num_images == 0:
         raise ValueError("dataset must have at least one image")
+    if mesh is not None and mesh.is_multi_process:
+        raise ValueError("mesh must hold devices of this process alone; images are shared by ids")
     if images_per_launch is None:
         images_per_launch = max(1, min(_IMAGES_A_LAUNCH, _SAMPLES_A_LAUNCH // num_samples))
     _checks.positive_integer("images_per_launch", images_per_launch)
@@ -157,22 +167,44 @@ def certify_run(
         "environment": environment(),
     }
     folder = _make_folder(folder)
-    with RunLog(folder / LOG_NAME) as log:
-        changed = open_manifest(folder, identity, launch, has_rows=bool(log.rows))
+    process, num_processes = jax.process_index(), jax.process_count()
+    with RunLog(folder / log_name(process, num_processes)) as log:
+        others = [read_log(path) for path in log_files(folder) if path != log.path]
+        earlier = [row for other in others for row in other.rows]
+        changed = _agree(folder, identity, launch, has_rows=bool(log.rows or earlier))
         if changed:
             warnings.warn(
                 f"{folder} was begun in another environment ({'; '.join(changed)}); its "
                 "certificates hold, but new rows may differ from those of the first environment",
                 stacklevel=2,
             )
-        _check_rows(log, dataset)
+        _check_rows(Log(str(folder), (*log.rows, *earlier)), dataset)
         launcher = _Launcher(
             key, classify, dataset, noise, num_samples, selection_samples, alpha, chunk_size, mesh
         )
-        _append_missing(
-            log, dataset, launcher, min(images_per_launch, dataset.num_images), progress
-        )
-        return Log(str(log.path), tuple(log.rows))
+        size = min(images_per_launch, dataset.num_images)
+        groups = [
+            np.arange(start, min(start + size, dataset.num_images))
+            for start in range(0, dataset.num_images, size)
+        ]
+        _append_missing(log, dataset, launcher, groups[process::num_processes], earlier, progress)
+        if not earlier:
+            return Log(str(log.path), tuple(log.rows))
+        rows = sorted((*log.rows, *earlier), key=lambda row: row.index)
+        return Log(str(folder), tuple(rows))
+
+
+def _agree(
+    folder: pathlib.Path, identity: Mapping[str, Any], launch: Mapping[str, Any], *, has_rows: bool
+) -> list[str]:
+    """Write the manifest in the first process; let the others check theirs against it."""
+    is_first = jax.process_index() == 0
+    changed = open_manifest(folder, identity, launch, has_rows=has_rows) if is_first else []
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jaxcert: the manifest is written")
+    if not is_first:
+        open_manifest(folder, identity, launch, has_rows=has_rows, write=False)
+    return changed
 
 
 class _Launcher:
@@ -242,26 +274,29 @@ class _Launcher:
 
 
 def _append_missing(
-    log: RunLog, dataset: Dataset, launcher: _Launcher, size: int, progress: bool
+    log: RunLog,
+    dataset: Dataset,
+    launcher: _Launcher,
+    groups: Sequence[np.ndarray],
+    earlier: Sequence[Row],
+    progress: bool,
 ) -> None:
-    done = {row.index for row in log.rows}
-    certified = sum(row.is_right for row in log.rows)
-    with tqdm(
-        total=dataset.num_images, initial=len(done), unit="image", disable=not progress
-    ) as bar:
-        bar.set_postfix_str(f"certified {certified}/{len(done)}")
-        for start in range(0, dataset.num_images, size):
-            places = np.arange(start, min(start + size, dataset.num_images))
+    """Certify and log what is missing of these groups; `earlier` is in other processes' logs."""
+    known = {row.index: row.is_right for row in (*log.rows, *earlier)}
+    mine = {index for places in groups for index in dataset.ids[places].tolist()}
+    done = {index: is_right for index, is_right in known.items() if index in mine}
+    with tqdm(total=len(mine), initial=len(done), unit="image", disable=not progress) as bar:
+        bar.set_postfix_str(f"certified {sum(done.values())}/{len(done)}")
+        for places in groups:
             # A group that a kill cut short runs again as a whole, so that it is the same launch.
-            if done.issuperset(dataset.ids[places].tolist()):
+            if done.keys() >= set(dataset.ids[places].tolist()):
                 continue
-            for row in launcher.rows(places, size):
+            for row in launcher.rows(places, len(groups[0])):
                 if row.index in done:
                     continue
                 log.append(row)
-                done.add(row.index)
-                certified += row.is_right
-                bar.set_postfix_str(f"certified {certified}/{len(done)}", refresh=False)
+                done[row.index] = row.is_right
+                bar.set_postfix_str(f"certified {sum(done.values())}/{len(done)}", refresh=False)
                 bar.update()
 
 
@@ -282,17 +317,17 @@ def _check_settings(noise: smoothing.Noise, num_samples: int, alpha: float) -> N
     )
 
 
-def _check_rows(log: RunLog, dataset: Dataset) -> None:
+def _check_rows(log: Log, dataset: Dataset) -> None:
     """Refuse a log whose rows are not this data set's, or contradict themselves."""
     labels = dict(zip(dataset.ids.tolist(), dataset.labels.tolist(), strict=True))
     for row in log.rows:
         if labels.get(row.index) != row.label:
             wanted = labels.get(row.index, "no such image in this run")
             raise LogError(
-                f"{log.path}, line {row.line}, field label: image {row.index} has label "
+                f"{row.path}, line {row.line}, field label: image {row.index} has label "
                 f"{row.label} in the log, expected {wanted}"
             )
-    problems = recheck(Log(str(log.path), tuple(log.rows))).problems
+    problems = recheck(log).problems
     if problems:
         raise LogError(f"{problems[0]} ({len(problems)} problems in all)")
 
