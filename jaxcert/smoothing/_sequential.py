@@ -352,7 +352,7 @@ def _log_wealth(
     successes: np.ndarray, draws: np.ndarray, threshold: ArrayLike, *, one_sided: bool
 ) -> np.ndarray:
     """Log of the Beta(1/2, 1/2) mixture over the likelihood under the threshold."""
-    failures = draws - successes
+    failures, threshold = draws - successes, np.asarray(threshold)
     mixture = special.betaln(successes + 0.5, failures + 0.5) - special.betaln(0.5, 0.5)
     likelihood = special.xlogy(successes, threshold) + special.xlog1py(failures, -threshold)
     wealth = mixture - likelihood
