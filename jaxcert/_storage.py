@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -44,8 +45,15 @@ def write(
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir()
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_nest(arrays)))
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_nest(arrays)))
+        except ValueError as error:  # What TensorStore makes of a full disk.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            number = int(code[1])
+            raise OSError(number, os.strerror(number), str(folder)) from error
         content: dict[str, Any] = {
             "version": _VERSION,
             "settings": dict(settings),

@@ -1,7 +1,9 @@
 """Saving and restoring networks, whole and damaged."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 
 import jax
@@ -143,6 +145,23 @@ def test_arrays_that_orbax_reads_wrongly_are_found(saved, monkeypatch):
     monkeypatch.setattr(_storage, "_unnest", swapped)
     with pytest.raises(ValueError, match="do not match the SHA-256"):
         models.restore(path)
+
+
+def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path):
+    # A limit on the size of a file is the full disk that a test can make without privileges.
+    network = models.MLP(
+        input_shape=(64,), num_classes=2, mean=0.0, std=1.0, hidden=(64,), rngs=nnx.Rngs(0)
+    )
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, former[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            models.save(tmp_path / "network", network)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path / "network")
+    assert os.listdir(tmp_path) == []
 
 
 def test_failing_write_leaves_nothing(tmp_path, monkeypatch):
