@@ -1,5 +1,6 @@
 """Counting votes where each input wants other samples, packed into full batches."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -67,7 +68,8 @@ class PackedCounter:
         ).samples
         self._mesh = mesh
         scale = jnp.broadcast_to(jnp.asarray(noise.scale), (self.num_inputs,))
-        self._placed = (inputs, Noise(noise.family, scale), _input_ids(ids, self.num_inputs))
+        noise = dataclasses.replace(noise, scale=scale)
+        self._placed = (inputs, noise, _input_ids(ids, self.num_inputs))
         if mesh is not None:
             everywhere = jax.sharding.NamedSharding(mesh, jax.P())
             self._classify, self._placed = jax.device_put(
@@ -183,7 +185,7 @@ def _count_every(
         image = which[slot]
         sample = first[slot] + row - starts[slot]
         input_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids[image])
-        scaled = Noise(noise.family, noise.scale[image])
+        scaled = dataclasses.replace(noise, scale=noise.scale[image])
         drawn = scaled.sample(fold_in(input_keys, sample), inputs.shape[1:])
         scores = classify((inputs[image].astype(wide) + drawn.astype(wide)).astype(inputs.dtype))
         is_vote = jnp.all(jnp.isfinite(scores), axis=-1) & (row < ends[-1])

@@ -271,4 +271,4 @@ def test_validity_over_many_streams_at_the_settings_of_practice(rule, threshold)
         refuted += (verdict == Verdict.REFUTED).sum()
     assert_sound(certified, 10**6, 0.001)
     assert_sound(refuted, 10**6, 0.001)
-    assert certified > 50, "a test that never decides would pass"
+    assert certified + refuted > 50, "a test that never decides would pass"
