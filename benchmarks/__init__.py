@@ -1,0 +1,1 @@
+"""How fast is jaxcert? Named cases, measured as ratios within one run, and committed baselines."""
