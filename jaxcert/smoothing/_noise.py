@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from jaxcert import _checks
-from jaxcert.smoothing import _quantiles
+from jaxcert.smoothing import _grid, _quantiles
 from jaxcert.smoothing._random_words import random_words
 from jaxcert.smoothing._rounding import RADIUS_MARGIN, round_down
 
@@ -22,9 +22,16 @@ class _Family:
     """One shape of noise at unit scale."""
 
     norm: str
-    magnitude: Callable[[jax.Array], jax.Array]
+    # None for noise on a grid, which `_grid` samples in integers.
+    magnitude: Callable[[jax.Array], jax.Array] | None
     unit_radius: Callable[[np.ndarray], np.ndarray]
     scale_name: str
+
+
+def _grid_unit_radius(p_lower: np.ndarray) -> np.ndarray:
+    # A step down of 2**-53 exceeds the 2**-61 by which a probability under the sampled noise can
+    # differ from one under the exact noise.
+    return special.ndtri(np.nextafter(p_lower, 0.0))
 
 
 def _laplace_unit_radius(p_lower: np.ndarray) -> np.ndarray:
@@ -36,6 +43,7 @@ _FAMILIES = {
     "gaussian": _Family("l2", _quantiles.normal_magnitude, special.ndtri, "sigma"),
     "laplace": _Family("l1", _quantiles.laplace_magnitude, _laplace_unit_radius, "scale"),
     "uniform": _Family("l1", _quantiles.uniform_magnitude, lambda p: 2.0 * (p - 0.5), "half_width"),
+    "discrete_gaussian": _Family("l2", None, _grid_unit_radius, "sigma"),
 }
 
 
@@ -45,11 +53,13 @@ class Noise:
     """Additive noise with independent coordinates, of one family and scale.
 
     A pytree: `scale` is its only leaf, so it can be traced, mapped over and differentiated. Made by
-    `gaussian`, `laplace` and `uniform`, which check their argument.
+    `gaussian`, `laplace`, `uniform` and `discrete_gaussian`, which check their argument.
 
     Attributes:
-      family: `"gaussian"`, `"laplace"` or `"uniform"`.
+      family: `"gaussian"`, `"laplace"`, `"uniform"` or `"discrete_gaussian"`.
       scale: float32, a scalar or one value an input `[b]`, in the units of the input.
+      grid: for `"discrete_gaussian"` the sigma and the levels, known when a program is compiled;
+        else None. `scale` then only repeats sigma; `dataclasses.replace` keeps the grid.
 
     Example:
       >>> import jax
@@ -63,10 +73,11 @@ class Noise:
 
     family: str = dataclasses.field(metadata={"static": True})
     scale: jax.Array
+    grid: _grid.Grid | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def norm(self) -> str:
-        """The norm of the certified ball: `"l2"` for Gaussian noise, else `"l1"`."""
+        """The norm of the certified ball: `"l2"` for both kinds of Gaussian noise, else `"l1"`."""
         return _FAMILIES[self.family].norm
 
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -92,16 +103,22 @@ class Noise:
                 f"key must have the shape {scale.shape} of the scale as its first axes, "
                 f"got shape {key.shape}"
             )
+        if self.grid is not None:
+            indices = _grid.sample_indices(key, math.prod(shape), grid=self.grid)
+            return _grid.to_inputs(indices, self.grid.levels).reshape(*key.shape, *shape)
+        magnitude = _FAMILIES[self.family].magnitude
+        if magnitude is None:
+            raise ValueError(f"noise of family {self.family!r} must have a grid, got None")
         words = random_words(key, math.prod(shape))
         scale = scale.reshape(*scale.shape, *[1] * (words.ndim - scale.ndim))
-        noise = _quantiles.with_sign_of(words, scale * _FAMILIES[self.family].magnitude(words))
+        noise = _quantiles.with_sign_of(words, scale * magnitude(words))
         return noise.reshape(*key.shape, *shape)
 
     def radius(self, p_lower: ArrayLike) -> np.ndarray:
         r"""Certified radius for a lower bound on the probability of the top class.
 
         .. math::
-            R_{gaussian} = \sigma \Phi^{-1}(p), \quad
+            R_{gaussian} = R_{discrete} = \sigma \Phi^{-1}(p), \quad
             R_{laplace} = -\lambda \log(2 (1 - p)), \quad
             R_{uniform} = 2 \lambda (p - 1/2)
 
@@ -120,6 +137,8 @@ class Noise:
         Guarantee:
           Sound and tight among all classifiers with that probability; rounded down. The scale that
           counts is the float32 value that multiplied the noise, not the number that was asked for.
+          For noise on a grid `p_lower` bounds the probability under the sampled noise; how far that
+          is from the exact distribution is subtracted here.
 
         Example:
           >>> from jaxcert import smoothing
@@ -138,9 +157,14 @@ class Noise:
         above_half = probability > 0.5
         unit = _FAMILIES[self.family].unit_radius(np.where(above_half, probability, 0.75))
         scale = np.asarray(self.scale, dtype=np.float64)
+        if self.grid is not None:
+            scale = np.full_like(scale, self.grid.sigma)
         return np.where(above_half, round_down(scale * unit, RADIUS_MARGIN), 0.0)
 
     def __str__(self) -> str:
+        if self.grid is not None:
+            levels = "" if self.grid.levels == 255 else f", levels={self.grid.levels}"
+            return f"{self.family}({np.float32(self.grid.sigma)}{levels})"
         scale = np.asarray(self.scale, dtype=np.float32)
         # The shortest decimal that gives back the same float32.
         values = ", ".join(str(value) for value in scale.ravel())
@@ -212,6 +236,84 @@ def uniform(half_width: ArrayLike) -> Noise:
     return _noise("uniform", half_width)
 
 
+def discrete_gaussian(sigma: float, *, levels: int = 255) -> Noise:
+    r"""Gaussian noise rounded to a grid, for certificates that hold for the arithmetic that runs.
+
+    .. math::
+        x + \mathrm{round}(\epsilon L) / L = \mathrm{round}((x + \epsilon) L) / L, \quad
+        \epsilon \sim N(0, \sigma^2 I), \quad L x \in \mathbb{Z}^d
+
+    L being `levels`. For an input x on the grid, adding rounded noise is the same as rounding the
+    sum with real noise. So what is smoothed is `f(round(.))`, one fixed function on real inputs,
+    under exact Gaussian noise, and Cohen's radius applies to it. Noise and sum are integers; the
+    network, whatever its rounding errors, is a function of them.
+
+    Args:
+      sigma: standard deviation before rounding, above 0, a number that is not traced; at most about
+        700 steps of the grid.
+      levels: the grid holds the multiples of `1 / levels`; 255 for 8-bit images in [0, 1].
+
+    Returns:
+      A `Noise`. With it `class_counts`, and all that counts by it, demands inputs on the grid, and
+      each sigma compiles anew.
+
+    Raises:
+      TypeError: if `sigma` is not a real number, or `levels` not an integer.
+      ValueError: if `sigma` is not finite and above 0 in float32, or too wide for the grid, or
+        `levels` is below 1.
+
+    Guarantee:
+      Sound, without the assumption of exact arithmetic, for all inputs on the grid that lie within
+      the radius; it says nothing about inputs between its points. It assumes random words that are
+      uniform and independent, inputs of at most `2**20` coordinates, and a network whose scores for
+      a row depend on that row alone. The noise is sampled by comparing 95 random bits with exactly
+      computed cumulative probabilities; what this leaves in total variation, below `2**-61` an
+      input, is subtracted from the probability by `Noise.radius`.
+
+    Example:
+      >>> import jax
+      >>> from jaxcert import smoothing
+      >>> noise = smoothing.discrete_gaussian(0.25)
+      >>> print(noise, noise.norm, noise.radius(0.99).round(6))
+      discrete_gaussian(0.25) l2 0.581587
+      >>> (255 * noise.sample(jax.random.key(7), (4,))).round()
+      Array([-26., 108.,   7.,  -9.], dtype=float32)
+
+    References:
+      Voracek, Hein, "Sound Randomized Smoothing in Floating-Point Arithmetics", 2022,
+      arXiv:2207.07209.
+    """
+    levels = _checks.positive_integer("levels", levels, maximum=2**16)
+    if not _checks.is_concrete(sigma):
+        raise TypeError("sigma must be known when the noise is made, got a traced value")
+    with jax.ensure_compile_time_eval():
+        noise = _noise("discrete_gaussian", sigma)
+    if noise.scale.ndim:
+        raise ValueError(f"sigma must be one number for noise on a grid, got {noise.scale}")
+    grid = _grid.Grid(float(noise.scale), levels)
+    _grid.thresholds(grid)
+    return dataclasses.replace(noise, grid=grid)
+
+
+def add_noise(noise: Noise, inputs: jax.Array, drawn: jax.Array) -> jax.Array:
+    """Add what `noise.sample` drew to inputs, in the dtype of the inputs.
+
+    On a grid the sum is one of integers, so that the result depends on nothing but its index.
+    """
+    if noise.grid is not None:
+        levels = noise.grid.levels
+        indices = _grid.to_indices(inputs, levels) + _grid.to_indices(drawn, levels)
+        return _grid.to_inputs(indices, levels).astype(inputs.dtype)
+    wide = jnp.float64 if inputs.dtype == jnp.float64 else jnp.float32
+    return (inputs.astype(wide) + drawn.astype(wide)).astype(inputs.dtype)
+
+
+def check_inputs(name: str, inputs: jax.Array, noise: Noise) -> None:
+    """Raise unless the noise can certify such inputs: they must lie on its grid, if it has one."""
+    if noise.grid is not None:
+        _grid.check_on_grid(name, inputs, levels=noise.grid.levels)
+
+
 def parse_noise(text: str) -> Noise:
     """Read back what `str` of a `Noise` wrote, exactly.
 
@@ -229,7 +331,9 @@ def parse_noise(text: str) -> Noise:
       >>> print(smoothing.parse_noise("uniform(0.5)"))
       uniform(0.5)
     """
-    match = re.fullmatch(r"\s*(\w+)\(\s*(\[?)([^\[\]()]*)(\]?)\s*\)\s*", text)
+    match = re.fullmatch(
+        r"\s*(\w+)\(\s*(\[?)([^\[\]()]*?)(\]?)(?:,\s*levels=(\d+)\s*)?\s*\)\s*", text
+    )
     if match is None or match[1] not in _FAMILIES or bool(match[2]) != bool(match[4]):
         families = ", ".join(f"{name}(...)" for name in _FAMILIES)
         raise ValueError(f"noise must be one of {families}, got {text!r}")
@@ -239,6 +343,10 @@ def parse_noise(text: str) -> Noise:
         raise ValueError(f"noise must have a number as its scale, got {text!r}") from None
     if not match[2] and len(values) != 1:
         raise ValueError(f"noise must have one scale, or a list in [...], got {text!r}")
+    if match[1] == "discrete_gaussian" and not match[2]:
+        return discrete_gaussian(values[0], levels=int(match[5] or 255))
+    if match[1] == "discrete_gaussian" or match[5]:
+        raise ValueError(f"noise must be one sigma on one grid, or have no levels, got {text!r}")
     return _noise(match[1], np.asarray(values if match[2] else values[0]))
 
 

@@ -39,15 +39,17 @@ def threefry_2x32(
     return left, right
 
 
-def random_words(keys: jax.Array, count: int) -> jax.Array:
+def random_words(keys: jax.Array, count: int, *, block: int = 0) -> jax.Array:
     """Draw `count` independent 32-bit words for each key.
 
-    Word `t` and word `t + ceil(count / 2)` are the two halves of one encrypted counter `(0, t)`, so
-    no output of the generator is thrown away (`jax.random.bits` folds the halves into one).
+    Word `t` and word `t + ceil(count / 2)` are the two halves of one encrypted counter
+    `(block, t)`, so no output of the generator is thrown away (`jax.random.bits` folds the halves
+    into one).
 
     Args:
       keys: typed threefry keys `[...]`.
       count: number of words for each key.
+      block: words of different blocks are independent.
 
     Returns:
       uint32 `[..., count]`.
@@ -55,5 +57,6 @@ def random_words(keys: jax.Array, count: int) -> jax.Array:
     data = jax.random.key_data(keys)
     half = (count + 1) // 2
     counters = jax.lax.broadcasted_iota(jnp.uint32, (*[1] * keys.ndim, half), keys.ndim)
-    words = threefry_2x32((data[..., 0:1], data[..., 1:2]), (jnp.zeros_like(counters), counters))
+    high = jnp.full_like(counters, block)
+    words = threefry_2x32((data[..., 0:1], data[..., 1:2]), (high, counters))
     return jnp.concatenate(words, axis=-1)[..., :count]

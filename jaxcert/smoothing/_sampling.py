@@ -1,5 +1,6 @@
 """Counting the votes of a classifier under noise, streamed on the device."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert.smoothing._chunks import ChunkShape, chunk_shape, trace_classifier
-from jaxcert.smoothing._noise import Noise
+from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
 
 Classifier = Callable[[jax.Array], jax.Array]
 
@@ -85,6 +86,7 @@ def class_counts(
     """
     key = _checks.typed_key("key", key)
     inputs = _checks.batch_of_inputs("inputs", inputs)
+    check_inputs("inputs", inputs, noise)
     batch = inputs.shape[0]
     _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), batch)
     num_samples = _checks.positive_integer("num_samples", num_samples)
@@ -100,7 +102,7 @@ def class_counts(
         row_bytes=row_bytes,
     )
     padding = -batch % (images_axis * shape.images)
-    noise = Noise(noise.family, jnp.broadcast_to(noise.scale, (batch,)))
+    noise = dataclasses.replace(noise, scale=jnp.broadcast_to(noise.scale, (batch,)))
     inputs, noise, ids = jax.tree.map(lambda leaf: _pad(leaf, padding), (inputs, noise, ids))
     if mesh is not None:
         by_image, replicated = (NamedSharding(mesh, spec) for spec in _partitions(mesh))
@@ -183,13 +185,11 @@ def count_range(
 
     def count_images(group: tuple[jax.Array, jax.Array, Noise]) -> jax.Array:
         inputs, keys, noise = group
-        wide = jnp.float64 if inputs.dtype == jnp.float64 else jnp.float32
 
         def add_chunk(chunk: jax.Array, counts: jax.Array) -> jax.Array:
             samples = first + chunk * shape.samples + jnp.arange(shape.samples)
             drawn = noise.sample(sample_keys(keys, samples), inputs.shape[1:])
-            noisy = inputs[:, None].astype(wide) + drawn.astype(wide)
-            noisy = noisy.astype(inputs.dtype)
+            noisy = add_noise(noise, inputs[:, None], drawn)
             scores = classify(noisy.reshape(-1, *inputs.shape[1:]))
             return counts + _votes(scores, samples < last, num_classes, shape)
 
