@@ -10,7 +10,7 @@ from jaxcert.report import read_log, read_manifest, recheck
 
 # Launches of 5 images each, so that kills fall between launches, within them and between rows.
 SETTINGS = ("--count", "150", "--num-samples", "20000")
-DEADLINE = 120.0
+DEADLINE = 600.0
 
 
 def without_time(path):
