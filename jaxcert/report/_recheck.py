@@ -198,7 +198,7 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
 def _one_each(noise: smoothing.Noise) -> set[str]:
     """The noise of each image as text, whether the images share a scale or have their own."""
     scales = np.atleast_1d(np.asarray(noise.scale))
-    return {str(smoothing.Noise(family=noise.family, scale=scale)) for scale in np.unique(scales)}
+    return {str(dataclasses.replace(noise, scale=scale)) for scale in np.unique(scales)}
 
 
 def _rederive(

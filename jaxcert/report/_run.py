@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import os
@@ -270,7 +271,7 @@ class _Launcher:
         scale = self._noise.scale
         if np.ndim(scale) == 0:
             return self._noise
-        return smoothing.Noise(family=self._noise.family, scale=scale[np.asarray(places)])
+        return dataclasses.replace(self._noise, scale=scale[np.asarray(places)])
 
 
 def _append_missing(
