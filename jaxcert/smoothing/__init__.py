@@ -5,6 +5,8 @@ bounds turn counts into certified radii on the host. Each step is a function of 
 can be kept and certified again at another failure probability.
 """
 
+from ._adaptive import AdaptiveCertificate as AdaptiveCertificate
+from ._adaptive import certify_adaptive as certify_adaptive
 from ._binomial import clopper_pearson_lower as clopper_pearson_lower
 from ._binomial import clopper_pearson_upper as clopper_pearson_upper
 from ._certificate import ABSTAIN as ABSTAIN
@@ -23,6 +25,7 @@ from ._noise import gaussian as gaussian
 from ._noise import laplace as laplace
 from ._noise import parse_noise as parse_noise
 from ._noise import uniform as uniform
+from ._pmap import pmap_class_counts as pmap_class_counts
 from ._recertify import Recertification as Recertification
 from ._recertify import disagreement_counts as disagreement_counts
 from ._recertify import recertify as recertify

@@ -16,6 +16,7 @@ from jaxcert.smoothing._chunks import ChunkShape, chunk_shape, trace_classifier
 from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
 
 Classifier = Callable[[jax.Array], jax.Array]
+Operands = tuple[jax.Array, jax.tree_util.Partial, jax.Array, Noise, jax.Array]
 
 
 def class_counts(
@@ -84,6 +85,42 @@ def class_counts(
       Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
       arXiv:1902.02918.
     """
+    images_axis, samples_axis = _mesh_axes(mesh)
+    batch, shape, operands = prepare(
+        key, classify, inputs, noise=noise, num_samples=num_samples, num_classes=num_classes,
+        ids=ids, chunk_size=chunk_size, images_axis=images_axis, samples_axis=samples_axis,
+    )  # fmt: skip
+    if mesh is not None:
+        by_image, replicated = (NamedSharding(mesh, spec) for spec in _partitions(mesh))
+        operands = (
+            *jax.device_put(operands[:2], replicated),
+            *jax.device_put(operands[2:], by_image),
+        )
+    counts = _count(*operands, num_samples, num_classes=num_classes, shape=shape, mesh=mesh)
+    if mesh is not None:
+        counts = jax.device_put(counts, replicated)
+    return counts[:batch]
+
+
+def prepare(
+    key: jax.Array,
+    classify: Classifier,
+    inputs: ArrayLike,
+    *,
+    noise: Noise,
+    num_samples: int,
+    num_classes: int,
+    ids: ArrayLike | None,
+    chunk_size: int | None,
+    images_axis: int,
+    samples_axis: int,
+) -> tuple[int, ChunkShape, Operands]:
+    """Check the arguments of `class_counts` and lay its work out on so many devices.
+
+    Returns:
+      The number of inputs; the shape of a chunk; and key, classifier, inputs, noise and ids, the
+      last three padded to fill the chunks of every device.
+    """
     key = _checks.typed_key("key", key)
     inputs = _checks.batch_of_inputs("inputs", inputs)
     check_inputs("inputs", inputs, noise)
@@ -93,28 +130,16 @@ def class_counts(
     num_classes = _checks.positive_integer("num_classes", num_classes)
     ids = _input_ids(ids, batch)
     classify = as_partial(classify)
-    row_bytes = _check_scores(classify, inputs, num_classes)
-    images_axis, samples_axis = _mesh_axes(mesh)
     shape = chunk_shape(
         num_images=-(-batch // images_axis),
         num_samples=-(-num_samples // samples_axis),
         chunk_size=chunk_size,
-        row_bytes=row_bytes,
+        row_bytes=_check_scores(classify, inputs, num_classes),
     )
     padding = -batch % (images_axis * shape.images)
     noise = dataclasses.replace(noise, scale=jnp.broadcast_to(noise.scale, (batch,)))
-    inputs, noise, ids = jax.tree.map(lambda leaf: _pad(leaf, padding), (inputs, noise, ids))
-    if mesh is not None:
-        by_image, replicated = (NamedSharding(mesh, spec) for spec in _partitions(mesh))
-        key, classify = jax.device_put((key, classify), replicated)
-        inputs, noise, ids = jax.device_put((inputs, noise, ids), by_image)
-    counts = _count(
-        key, classify, inputs, noise, ids, num_samples,
-        num_classes=num_classes, shape=shape, mesh=mesh,
-    )  # fmt: skip
-    if mesh is not None:
-        counts = jax.device_put(counts, replicated)
-    return counts[:batch]
+    padded = jax.tree.map(lambda leaf: _pad(leaf, padding), (inputs, noise, ids))
+    return batch, shape, (key, classify, *padded)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "shape", "mesh"))
@@ -147,11 +172,9 @@ def _count(
     ) -> jax.Array:
         if not has_samples_axis:
             return count(key, classify, inputs, noise, ids, 0, num_samples)
-        devices, device = mesh.shape["samples"], jax.lax.axis_index("samples")
-        share, rest = num_samples // devices, num_samples % devices
-        first = device * share + jnp.minimum(device, rest)
-        last = first + share + (device < rest).astype(share.dtype)
-        counts = count(key, classify, inputs, noise, ids, first, last)
+        device = jax.lax.axis_index("samples")
+        share = share_of_samples(num_samples, device, mesh.shape["samples"])
+        counts = count(key, classify, inputs, noise, ids, *share)
         return jax.lax.psum(counts, "samples")
 
     return jax.shard_map(
@@ -161,6 +184,15 @@ def _count(
         out_specs=by_image,
         check_vma=False,
     )(key, classify, inputs, noise, ids, num_samples)
+
+
+def share_of_samples(
+    num_samples: jax.Array, device: jax.Array, devices: int
+) -> tuple[jax.Array, jax.Array]:
+    """The samples `first <= i < last` of one of several devices; shares differ by at most one."""
+    share, rest = num_samples // devices, num_samples % devices
+    first = device * share + jnp.minimum(device, rest)
+    return first, first + share + (device < rest).astype(share.dtype)
 
 
 def count_range(
