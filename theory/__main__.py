@@ -4,9 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from theory import binomial_bounds, ledger, prediction, smoothing_radii, stopping
+from theory import binomial_bounds, grid_noise, ledger, prediction, smoothing_radii, stopping
 
-CLAIMS = (*smoothing_radii.CLAIMS, *binomial_bounds.CLAIMS, *prediction.CLAIMS, *stopping.CLAIMS)
+CLAIMS = (
+    *smoothing_radii.CLAIMS,
+    *grid_noise.CLAIMS,
+    *binomial_bounds.CLAIMS,
+    *prediction.CLAIMS,
+    *stopping.CLAIMS,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

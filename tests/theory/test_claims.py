@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from theory import binomial_bounds, ledger, prediction, smoothing_radii, stopping
+from theory import binomial_bounds, grid_noise, ledger, prediction, smoothing_radii, stopping
 
 
 def shortened(claims, **settings):
@@ -17,6 +17,7 @@ def shortened(claims, **settings):
 
 CLAIMS = [
     *shortened(smoothing_radii.CLAIMS, starts=16, steps=60),
+    *shortened(grid_noise.CLAIMS, count=200),
     *binomial_bounds.CLAIMS,
     *prediction.CLAIMS,
     *shortened(stopping.CLAIMS, longest=150),
