@@ -1,0 +1,68 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import recertification
+from jaxcert import data, models, report, smoothing
+
+
+def test_pruning_and_quantising_change_kernels_alone():
+    weights = {"kernel": jnp.linspace(-1.0, 1.0, 200).reshape(20, 10), "bias": jnp.ones(10)}
+    pruned = recertification.pruned(weights, 0.1)
+    assert int((pruned["kernel"] == 0).sum()) == 20
+    assert float(jnp.abs(pruned["kernel"] - weights["kernel"]).max()) < 0.11
+    quantised = recertification.quantised(weights, 8)
+    scale = np.abs(np.asarray(weights["kernel"])).max(axis=0) / 127
+    levels = np.asarray(quantised["kernel"]) / scale
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
+    assert np.all(np.abs(quantised["kernel"] - weights["kernel"]) <= 0.51 * scale)
+    for changed in (pruned, quantised):
+        np.testing.assert_array_equal(changed["bias"], weights["bias"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run over a few digits, on the grid of their 16 levels, by a network that leans to 3."""
+    folder = tmp_path_factory.mktemp("recertification")
+    module = models.MLP(
+        input_shape=(8, 8, 1), num_classes=10, mean=(0.3,), std=(0.4,), hidden=(16,),
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    models.save(folder / "model", module)
+    report.certify_run(
+        jax.random.key(0), models.from_nnx(module), data.load("digits", "test", num_images=12),
+        folder=folder / "run", noise=smoothing.discrete_gaussian(0.25, levels=16),
+        num_samples=4000,
+    )  # fmt: skip
+    return folder
+
+
+def test_run_is_read_and_its_network_recognised(run, tmp_path, capsys):
+    code = recertification.main(
+        ["--run", str(run / "run"), "--model", str(run / "model"), "--dataset", "digits"]
+        + ["--share", "0.02", "--num-samples", "400", "--output", str(tmp_path / "result.json")]
+    )
+    assert code == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["noise"] == "discrete_gaussian(0.25, levels=16)"
+    assert result["num_images"] == 12
+    assert 400 <= result["samples"] <= 800
+    assert 0 < result["average_radius"] <= result["earlier_average_radius"]
+    assert "| the smallest 2% pruned | 12 |" in capsys.readouterr().out
+    log = report.read_log(run / "run")
+    assert not report.recheck(run / "run").problems
+    _, earlier, _, _ = recertification.earlier_run(
+        run / "run", models.fingerprint(models.from_nnx(models.restore(run / "model"))), limit=None
+    )
+    np.testing.assert_array_equal(earlier.radius, [row.radius for row in log.rows])
+
+
+def test_log_of_another_network_is_refused(run):
+    with pytest.raises(ValueError, match="the log is of the network"):
+        recertification.earlier_run(run / "run", "0" * 64, limit=None)
+    with pytest.raises(ValueError, match="holds no run"):
+        recertification.earlier_run(run, "0" * 64, limit=None)
