@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxcert import _checks
 from jaxcert.smoothing._certify import NonFiniteScoresError
 from jaxcert.smoothing._chunks import chunk_shape
-from jaxcert.smoothing._noise import Noise
+from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
 from jaxcert.smoothing._sampling import (
     Classifier,
     _check_scores,
@@ -54,6 +54,7 @@ class PackedCounter:
                 "under jax.jit or jax.vmap use class_counts"
             )
         inputs = _checks.batch_of_inputs("inputs", inputs)
+        check_inputs("inputs", inputs, noise)
         self.num_inputs = inputs.shape[0]
         _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), self.num_inputs)
         self._num_classes = _checks.positive_integer("num_classes", num_classes)
@@ -176,7 +177,6 @@ def _count_every(
 ) -> jax.Array:
     """Votes of chunks `device`, `device + devices`, and so on."""
     starts = jnp.concatenate([jnp.zeros((1,), jnp.int32), ends[:-1]])
-    wide = jnp.float64 if inputs.dtype == jnp.float64 else jnp.float32
     fold_in = jax.vmap(jax.random.fold_in)
 
     def add_chunk(index: jax.Array, counts: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def _count_every(
         input_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids[image])
         scaled = dataclasses.replace(noise, scale=noise.scale[image])
         drawn = scaled.sample(fold_in(input_keys, sample), inputs.shape[1:])
-        scores = classify((inputs[image].astype(wide) + drawn.astype(wide)).astype(inputs.dtype))
+        scores = classify(add_noise(noise, inputs[image], drawn))
         is_vote = jnp.all(jnp.isfinite(scores), axis=-1) & (row < ends[-1])
         return counts.at[image, jnp.argmax(scores, axis=-1)].add(is_vote.astype(jnp.int32))
 
