@@ -32,7 +32,9 @@ class _Static:
         self._hash = hash(key)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.key == other.key  # type: ignore[attr-defined]
+        if self is other:
+            return True
+        return isinstance(other, type(self)) and self.key == other.key
 
     def __hash__(self) -> int:
         return self._hash

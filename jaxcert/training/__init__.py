@@ -6,6 +6,8 @@ killed run continues to bitwise the same weights. A training scheme is a `Loss`,
 other loops.
 """
 
+from ._augmentations import flip_randomly as flip_randomly
+from ._augmentations import shift_randomly as shift_randomly
 from ._losses import Loss as Loss
 from ._losses import add_noise as add_noise
 from ._losses import cross_entropy as cross_entropy

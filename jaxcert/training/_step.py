@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from jaxcert.smoothing import Noise
+from jaxcert.training._augmentations import Augmentation
 from jaxcert.training._losses import Loss
 
 
@@ -71,6 +72,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     loss: Loss,
     noise: Noise | None,
+    augment: Augmentation | None = None,
 ) -> Step:
     """Build the function that takes one step of the optimizer on one batch.
 
@@ -79,6 +81,8 @@ def make_step(
       optimizer: the same optimizer as given to `start`.
       loss: such as `cross_entropy`.
       noise: handed to `loss`.
+      augment: from a key and the images to the images that `loss` sees, such as `flip_randomly`;
+        None leaves them.
 
     Returns:
       A pure function `(state, key, images, labels) -> (state, metrics)`; the metrics are those of
@@ -102,9 +106,12 @@ def make_step(
     def step(
         state: TrainState, key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        # Far from the indices of rows, which the loss folds into its key.
+        seen = images if augment is None else augment(jax.random.fold_in(key, 2**32 - 1), images)
+
         def objective(parameters: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
             module: Any = nnx.merge(graphdef, parameters, state.variables)
-            value, metrics = loss(key, module, images, labels, noise=noise)
+            value, metrics = loss(key, module, seen, labels, noise=noise)
             _, variables = nnx.split_state(nnx.state(module), nnx.Param, ...)
             return value, ({"loss": value, **metrics}, nnx.to_pure_dict(variables))
 

@@ -16,6 +16,7 @@ from flax import nnx
 
 from jaxcert import _checks, _storage, data, models
 from jaxcert.smoothing import Noise
+from jaxcert.training._augmentations import Augmentation
 from jaxcert.training._losses import Loss, cross_entropy
 from jaxcert.training._step import TrainState, make_batch_step, make_step, start
 
@@ -48,6 +49,7 @@ def train(
     optimizer: str = "adamw",
     warmup_fraction: float = 0.05,
     loss: Loss = cross_entropy,
+    augment: Augmentation | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> TrainResult:
@@ -72,6 +74,8 @@ def train(
       optimizer: `"adamw"`, or `"sgd"` with Nesterov momentum 0.9.
       warmup_fraction: part of all steps with a rising learning rate, in [0, 1).
       loss: the training scheme, a `Loss`.
+      augment: from a key and a batch of images to the images that `loss` sees, such as
+        `flip_randomly` or `functools.partial(shift_randomly, pixels=2)`; None leaves them.
       checkpoint_dir: where the state is kept after each epoch; None keeps nothing.
       progress: whether to show a progress bar.
 
@@ -139,11 +143,12 @@ def train(
             "optimizer": optimizer,
             "warmup_fraction": float(warmup_fraction),
             "loss": _describe(loss),
+            "augment": None if augment is None else _describe(augment),
         }
         checkpoints = _Checkpoints(Path(checkpoint_dir), recipe)
         state, history = checkpoints.latest(state)
 
-    step = make_step(graphdef, optimizer=transformation, loss=loss, noise=noise)
+    step = make_step(graphdef, optimizer=transformation, loss=loss, noise=noise, augment=augment)
     run_step = jax.jit(make_batch_step(step, batch_size=batch_size), donate_argnums=0)
     permute = jax.jit(functools.partial(jax.random.permutation, x=images.shape[0]))
     device_images, device_labels = jnp.asarray(images), jnp.asarray(labels)

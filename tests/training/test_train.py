@@ -1,5 +1,6 @@
 """The train loop: learning, one trace, resuming to the same bits, refusals."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -119,6 +120,23 @@ def test_another_scheme_reports_its_own_metrics():
     assert "accuracy" not in result.history[0]
 
 
+def test_augmented_images_reach_the_loss_and_the_loop():
+    def loss(key, classify, images, labels, *, noise):
+        value, _ = training.cross_entropy(key, classify, images, labels, noise=noise)
+        return value, {"brightness": images.mean()}
+
+    dataset = bars(70)
+    _, plain = run(dataset=dataset, loss=loss, num_epochs=1)
+    _, shifted = run(
+        dataset=dataset,
+        loss=loss,
+        num_epochs=1,
+        augment=functools.partial(training.shift_randomly, pixels=3),
+    )
+    # Bars of four pixels lose more than half of them to shifts of up to three.
+    assert shifted.history[0]["brightness"] < 0.75 * plain.history[0]["brightness"]
+
+
 def test_step_is_plain_gradient_descent(key):
     network = models.MLP(
         input_shape=(3,), num_classes=2, mean=0.5, std=0.5, hidden=(), rngs=nnx.Rngs(0)
@@ -187,6 +205,7 @@ def test_a_complete_run_is_read_back(tmp_path):
         ({"noise": smoothing.gaussian(0.5)}, r"noise was gaussian\(0.3\) and is now"),
         ({"learning_rate": 0.01}, "learning_rate was 0.02 and is now 0.01"),
         ({"num_epochs": 5}, "num_epochs was 1 and is now 5"),
+        ({"augment": training.flip_randomly}, "augment was None and is now .*flip_randomly"),
         ({"seed": 8}, "key was"),
         ({"network": Net(1)}, "initial weights was"),
         ({"dataset": bars(70, seed=3)}, "data was"),
