@@ -11,12 +11,16 @@ from jax.typing import ArrayLike
 from jaxcert import _checks
 from jaxcert.smoothing._binomial import clopper_pearson_lower, clopper_pearson_upper
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
-from jaxcert.smoothing._certify import _host_counts
+from jaxcert.smoothing._certify import NonFiniteScoresError, _host_counts
+from jaxcert.smoothing._labels import NOT_FINITE, sample_labels
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._sampling import Classifier, _check_scores, as_partial, class_counts
 
 # Stages of the key, apart from those of `certify` and `predict`: the noise is always fresh.
 _DISAGREEMENT, _DIRECT = 0x6972_7301, 0x6972_7302
+
+# Samples whose places and labels are held on the host at once.
+_LAUNCH = 2**22
 
 
 class Recertification(NamedTuple):
@@ -33,6 +37,8 @@ class Recertification(NamedTuple):
       successes: int64 `[b]`, fresh votes of the new network for the class where `is_direct`, else
         fresh samples on which the class was lost.
       num_samples: int64 `[b]`, fresh samples.
+      num_runs: int64 `[b]`, runs of a network on them: one a sample, and one of the old network for
+        each sample on which the new one does not say the class.
     """
 
     label: np.ndarray
@@ -43,6 +49,7 @@ class Recertification(NamedTuple):
     is_direct: np.ndarray
     successes: np.ndarray
     num_samples: np.ndarray
+    num_runs: np.ndarray
 
 
 def disagreement_counts(
@@ -124,7 +131,7 @@ def recertify(
     direct_samples: int | None = None,
     alpha: float = 0.001,
     disagreement_alpha: float | None = None,
-    direct_above: float = 0.99,
+    direct_above: float = 0.995,
     ids: ArrayLike | None = None,
     chunk_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -139,10 +146,11 @@ def recertify(
         f'(x + \epsilon))
 
     so that the new smoothed classifier is certified at :math:`R(p_{lower} - \zeta_{upper})`. The
-    earlier counts give :math:`p_{lower}` at level `alpha - disagreement_alpha`; fresh samples, on
-    which both networks run under the same noise, give :math:`\zeta_{upper}` at level
-    `disagreement_alpha`. Where :math:`p_{lower}` is above `direct_above` the binomial bound of the
-    new network alone is no worse; there it alone is sampled, at level `alpha`.
+    earlier counts give :math:`p_{lower}` at level `alpha - disagreement_alpha`; fresh samples give
+    :math:`\zeta_{upper}` at level `disagreement_alpha`: the new network runs on each of them, and
+    where it does not say c the old one runs under the same noise. Where :math:`p_{lower}` is above
+    `direct_above` the binomial bound of the new network alone is no worse; there it alone is
+    sampled, at level `alpha`.
 
     Args:
       key: a typed threefry key. The noise is apart from that of `certify`, also under one key.
@@ -153,9 +161,9 @@ def recertify(
       certificate: the earlier run of `old_classify` on `inputs` under `noise`. Of it only the
         counts are used; `certificate_from_counts` makes one from a log.
       noise: the noise of the earlier run.
-      num_samples: fresh samples for each input on which both networks run.
+      num_samples: fresh samples for each input whose disagreement is bounded.
       direct_samples: fresh samples for each input on which the new network alone runs;
-        `2 * num_samples` by default, as many runs of a network.
+        `num_samples` by default.
       alpha: failure probability for each input, in (0, 1), the earlier bound included.
       disagreement_alpha: the part of `alpha` for the bound on the disagreement; half by default.
       direct_above: sample the new network alone where the earlier bound exceeds this.
@@ -212,8 +220,10 @@ def recertify(
     direct_above = _threshold(direct_above)
     num_samples = _checks.positive_integer("num_samples", num_samples)
     if direct_samples is None:
-        direct_samples = 2 * num_samples
+        direct_samples = num_samples
     direct_samples = _checks.positive_integer("direct_samples", direct_samples)
+    if not all(_checks.is_concrete(leaf) for leaf in jax.tree.leaves((key, inputs, noise))):
+        raise TypeError("recertify computes its statistics on the host and cannot be traced")
     inputs = _checks.batch_of_inputs("inputs", inputs)
     earlier = _earlier(certificate, inputs.shape[0], noise, alpha - disagreement_alpha)
     batch, num_classes = earlier.counts.shape
@@ -222,24 +232,77 @@ def recertify(
     ids = np.arange(batch) if ids is None else np.asarray(ids)
     selected = earlier.selection_counts.argmax(axis=1)
     is_direct = earlier.p_lower > direct_above
-    successes = np.zeros(batch, np.int64)
-    pair = jax.tree_util.Partial(_pair_scores, old, new)
-    for rows, classify, stage, samples, first_column in (
-        (np.flatnonzero(~is_direct), pair, _DISAGREEMENT, num_samples, num_classes),
-        (np.flatnonzero(is_direct), new, _DIRECT, direct_samples, 0),
-    ):
-        if rows.size:
-            fresh = _host_counts(
-                key, classify, inputs[rows], stage=stage, noise=_noise_of(noise, rows),
-                num_samples=samples, num_classes=num_classes + first_column, ids=ids[rows],
-                chunk_size=chunk_size, mesh=mesh,
-            )  # fmt: skip
-            successes[rows] = fresh[np.arange(rows.size), first_column + selected[rows]]
+    successes, num_runs = np.zeros(batch, np.int64), np.full(batch, direct_samples)
+    rows = np.flatnonzero(is_direct)
+    if rows.size:
+        votes = _host_counts(
+            key, new, inputs[rows], stage=_DIRECT, noise=_noise_of(noise, rows),
+            num_samples=direct_samples, num_classes=num_classes, ids=ids[rows],
+            chunk_size=chunk_size, mesh=mesh,
+        )  # fmt: skip
+        successes[rows] = votes[np.arange(rows.size), selected[rows]]
+    rows = np.flatnonzero(~is_direct)
+    if rows.size:
+        successes[rows], num_runs[rows] = _lost_votes(
+            jax.random.fold_in(_checks.typed_key("key", key), _DISAGREEMENT), old, new,
+            inputs[rows], selected[rows], noise=_noise_of(noise, rows), num_samples=num_samples,
+            num_classes=num_classes, ids=ids[rows], chunk_size=chunk_size, mesh=mesh,
+        )  # fmt: skip
     return recertification_from_counts(
         earlier, noise=noise, is_direct=is_direct, successes=successes,
         num_samples=np.where(is_direct, direct_samples, num_samples),
-        alpha=alpha, disagreement_alpha=disagreement_alpha,
+        num_runs=num_runs, alpha=alpha, disagreement_alpha=disagreement_alpha,
     )  # fmt: skip
+
+
+def _lost_votes(
+    key: jax.Array,
+    old: Classifier,
+    new: Classifier,
+    inputs: jax.Array,
+    selected: np.ndarray,
+    *,
+    noise: Noise,
+    num_samples: int,
+    num_classes: int,
+    ids: np.ndarray,
+    chunk_size: int | None,
+    mesh: jax.sharding.Mesh | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the samples on which `old` says the selected class and `new` does not.
+
+    Whether `old` says it matters only where `new` does not, so `old` runs on those samples alone.
+
+    Returns:
+      The counts and the runs of a network, int64 `[b]`.
+    """
+    batch = len(selected)
+
+    def labels(
+        classify: Classifier, name: str, image: np.ndarray, sample: np.ndarray
+    ) -> np.ndarray:
+        found = sample_labels(
+            key, classify, inputs, noise=noise, num_classes=num_classes, images=image,
+            samples=sample, ids=ids, chunk_size=chunk_size, mesh=mesh,
+        )  # fmt: skip
+        if np.any(found == NOT_FINITE):
+            raise NonFiniteScoresError(
+                f"{name} must return finite scores, got NaN or infinity for "
+                f"{np.count_nonzero(found == NOT_FINITE)} of {found.size} noisy inputs"
+            )
+        return found
+
+    lost, runs = np.zeros(batch, np.int64), np.full(batch, num_samples, np.int64)
+    total = batch * num_samples
+    for start in range(0, total, _LAUNCH):
+        image, sample = np.divmod(np.arange(start, min(start + _LAUNCH, total)), num_samples)
+        is_other = labels(new, "new_classify", image, sample) != selected[image]
+        image, sample = image[is_other], sample[is_other]
+        if image.size:
+            runs += np.bincount(image, minlength=batch)
+            is_lost = labels(old, "old_classify", image, sample) == selected[image]
+            lost += np.bincount(image[is_lost], minlength=batch)
+    return lost, runs
 
 
 def recertification_from_counts(
@@ -249,6 +312,7 @@ def recertification_from_counts(
     is_direct: np.ndarray,
     successes: np.ndarray,
     num_samples: np.ndarray,
+    num_runs: np.ndarray,
     alpha: float,
     disagreement_alpha: float,
 ) -> Recertification:
@@ -268,6 +332,7 @@ def recertification_from_counts(
         is_direct=is_direct,
         successes=successes,
         num_samples=num_samples,
+        num_runs=num_runs,
     )
 
 

@@ -50,7 +50,7 @@ def test_run_is_read_and_its_network_recognised(run, tmp_path, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["noise"] == "discrete_gaussian(0.25, levels=16)"
     assert result["num_images"] == 12
-    assert 400 <= result["samples"] <= 800
+    assert result["samples"] == 400 <= result["runs_of_a_network"] <= 800
     assert 0 < result["average_radius"] <= result["earlier_average_radius"]
     assert "| the smallest 2% pruned | 12 |" in capsys.readouterr().out
     log = report.read_log(run / "run")

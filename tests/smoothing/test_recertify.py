@@ -59,7 +59,7 @@ def claims(earlier, lost, *, earlier_alpha, disagreement_alpha):
     )
     return _recertify.recertification_from_counts(
         certificate, noise=NOISE, is_direct=np.zeros(len(lost), bool), successes=lost,
-        num_samples=np.full(len(lost), FRESH_SAMPLES), alpha=ALPHA,
+        num_samples=np.full(len(lost), FRESH_SAMPLES), num_runs=0, alpha=ALPHA,
         disagreement_alpha=disagreement_alpha,
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_the_choice_of_the_branch_costs_no_alpha(offset):
     result = _recertify.recertification_from_counts(
         earlier, noise=NOISE, is_direct=is_direct,
         successes=generator.binomial(fresh, np.where(is_direct, p_old - zeta, zeta)),
-        num_samples=np.full(seeds, fresh), alpha=ALPHA, disagreement_alpha=ALPHA / 2,
+        num_samples=np.full(seeds, fresh), num_runs=0, alpha=ALPHA, disagreement_alpha=ALPHA / 2,
     )  # fmt: skip
     if offset >= 0.02:
         assert is_direct.mean() > 0.5
@@ -191,11 +191,15 @@ def test_pruned_network(key, networks):
     assert np.all(again.p_lower <= upper)
     assert again.is_direct.any()
     assert not again.is_direct.all()
-    np.testing.assert_array_equal(again.is_direct, again.earlier_p_lower > 0.99)
-    np.testing.assert_array_equal(again.num_samples, np.where(again.is_direct, 6000, 3000))
-    # What the new network alone would give, on average, from as many runs of a network.
+    np.testing.assert_array_equal(again.is_direct, again.earlier_p_lower > 0.995)
+    np.testing.assert_array_equal(again.num_samples, 3000)
+    # The old network runs only where the new one does not say the class.
+    assert np.all(again.num_runs[again.is_direct] == 3000)
+    share = (again.num_runs / 3000 - 1)[~again.is_direct]
+    np.testing.assert_allclose(share, (1 - votes / 60_000)[~again.is_direct], atol=0.06)
+    # What the new network alone would give, on average, from more runs of a network.
     plain = settings["noise"].radius(
-        smoothing.clopper_pearson_lower(votes * 6000 // 60_000, 6000, alpha=0.001)
+        smoothing.clopper_pearson_lower(votes * 4000 // 60_000, 4000, alpha=0.001)
     )
     middle = (again.earlier_p_lower > 0.6) & (again.earlier_p_lower < 0.97)
     assert middle.sum() >= 5
@@ -223,6 +227,37 @@ def test_the_same_network_loses_nothing_but_the_bound(key, networks):
     assert np.all(again.p_lower <= earlier.p_lower)
 
 
+def test_lost_votes_are_those_of_the_counts_of_both_networks(key, networks):
+    """Running the old network on some samples alone misses no disagreement."""
+    old, _ = networks
+    new = jax.tree.map(lambda weights: weights * (1 + 0.05 * jnp.sin(100 * weights)), old)
+    inputs = 0.7 * jax.random.normal(key, (5, 16))
+    settings = {"noise": smoothing.gaussian(np.linspace(0.2, 1.0, 5)), "num_samples": 700}
+    ids = np.array([4, 0, 9, 2, 1])
+    counts = np.asarray(
+        smoothing.disagreement_counts(
+            jax.random.fold_in(key, _recertify._DISAGREEMENT), old, new, inputs, num_classes=4,
+            ids=ids, **settings,
+        )
+    )  # fmt: skip
+    selected = (counts[:, :4] + counts[:, 4:]).argmax(axis=1)
+    votes = 1000 * np.eye(4, dtype=int)[selected]
+    earlier = smoothing.certificate_from_counts(votes, votes, noise=settings["noise"], alpha=0.001)
+    mesh = jax.make_mesh((len(jax.devices()),), ("samples",))
+    results = [
+        smoothing.recertify(
+            key, old, new, inputs, certificate=earlier, ids=ids, direct_above=1.0, **settings,
+            **layout,
+        )
+        for layout in ({"chunk_size": 90}, {"mesh": mesh})
+    ]  # fmt: skip
+    for again in results:
+        for one, other in zip(again, results[0], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert again.successes.sum() > 5
+    np.testing.assert_array_equal(again.successes, counts[np.arange(5), 4 + selected])
+
+
 def test_rows_keep_their_noise_whatever_the_branch(key, networks):
     """Direct and other rows run in separate launches; ids name the noise in each."""
     old, new = networks
@@ -236,11 +271,11 @@ def test_rows_keep_their_noise_whatever_the_branch(key, networks):
         direct_above=threshold,
     )  # fmt: skip
     assert 0 < whole.is_direct.sum() < 8
-    order = np.random.default_rng(1).permutation(8)[:5]
+    order = np.random.default_rng(1).permutation(8)
     part = smoothing.recertify(
         key, old, new, inputs[order], ids=order, noise=smoothing.gaussian(sigmas[order]),
         certificate=smoothing.Certificate(*(field[order] for field in earlier)),
-        num_samples=500, direct_above=threshold, chunk_size=64,
+        num_samples=500, direct_above=threshold,
     )  # fmt: skip
     for all_rows, some_rows in zip(whole, part, strict=True):
         np.testing.assert_array_equal(all_rows[order], some_rows)
@@ -298,3 +333,7 @@ class TestBadInput:
 
         with pytest.raises(smoothing.NonFiniteScoresError, match="finite scores"):
             self.recertify(key, new=broken, num_samples=200, direct_above=direct_above)
+
+    def test_traced(self, key):
+        with pytest.raises(TypeError, match="recertify computes its statistics on the host"):
+            jax.jit(lambda inputs: self.recertify(key, inputs=inputs))(jnp.zeros((2, 1)))
