@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import chex
 import jax
@@ -298,7 +299,11 @@ def test_killed_at_any_time_it_continues_to_the_same_bits(tmp_path):
             [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
         )
 
-    whole, _ = start_process(tmp_path / "whole").communicate()
+    process = start_process(tmp_path / "whole")
+    whole = process.stdout.readline()
+    began = time.monotonic()
+    whole += process.communicate()[0]
+    duration = time.monotonic() - began
     generator = np.random.default_rng(5)
     folder = tmp_path / "killed"
     kills = 0
@@ -306,7 +311,7 @@ def test_killed_at_any_time_it_continues_to_the_same_bits(tmp_path):
         process = start_process(folder)
         assert process.stdout.readline() == "started\n"
         try:
-            rest, _ = process.communicate(timeout=generator.uniform(0.5, 4.0))
+            rest, _ = process.communicate(timeout=generator.uniform(0.1, 0.9) * duration)
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
