@@ -16,4 +16,4 @@ from ._create import pixel_statistics as pixel_statistics
 from ._networks import MLP as MLP
 from ._networks import InputStatistic as InputStatistic
 from ._networks import LeNet as LeNet
-from ._networks import ResNet as ResNet
+from ._resnet import ResNet as ResNet

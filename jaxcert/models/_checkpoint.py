@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jaxcert import _storage
-from jaxcert.models._networks import MLP, LeNet, ResNet
+from jaxcert.models._networks import MLP, LeNet
+from jaxcert.models._resnet import ResNet
 
 _CLASSES: dict[str, type[MLP] | type[LeNet] | type[ResNet]] = {
     "MLP": MLP,

@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 
 from jaxcert import _checks
-from jaxcert.models._networks import MLP, LeNet, ResNet
+from jaxcert.models._networks import MLP, LeNet
+from jaxcert.models._resnet import ResNet
 
 _Builder = Callable[..., nnx.Module]
 _NAMES: dict[str, tuple[_Builder, dict[str, int]]] = {

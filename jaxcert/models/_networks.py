@@ -1,4 +1,4 @@
-"""The networks: a multi-layer perceptron, a LeNet-size CNN and the CIFAR-style ResNets."""
+"""The small networks, a multi-layer perceptron and a LeNet-size CNN, and what all share."""
 
 import itertools
 import math
@@ -11,8 +11,6 @@ from flax import nnx
 
 from jaxcert import _checks
 from jaxcert.models._initializers import he_normal, small_normal
-
-_ONE_PIXEL = ((1, 1), (1, 1))
 
 
 class InputStatistic(nnx.Variable):
@@ -30,7 +28,7 @@ class _Normalisation(nnx.Module):
         return (images - self.mean[...]) * self.inverse_std[...]
 
 
-class _ImageClassifier(nnx.Module):
+class ImageClassifier(nnx.Module):
     """What the networks share: checked settings, the input normalisation and the shape check."""
 
     def __init__(
@@ -72,7 +70,7 @@ class _ImageClassifier(nnx.Module):
         return self.normalisation(images)
 
 
-class MLP(_ImageClassifier):
+class MLP(ImageClassifier):
     """A multi-layer perceptron with ReLU activations, input normalisation inside.
 
     Args:
@@ -109,7 +107,7 @@ class MLP(_ImageClassifier):
         self.layers = nnx.List(
             [_hidden_linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)]
         )
-        self.head = _output_linear(widths[-1], self.num_classes, rngs=rngs)
+        self.head = output_linear(widths[-1], self.num_classes, rngs=rngs)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,7 +123,7 @@ class MLP(_ImageClassifier):
         return self.head(x)
 
 
-class LeNet(_ImageClassifier):
+class LeNet(ImageClassifier):
     """A LeNet-size CNN: strided convolutions instead of pooling, then one hidden dense layer.
 
     Each convolution has an even kernel and stride 2, so it filters and halves the image at once:
@@ -172,7 +170,7 @@ class LeNet(_ImageClassifier):
         super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
         self.channels = tuple(_checks.positive_integer("channels", width) for width in channels)
         self.hidden = _checks.positive_integer("hidden", hidden)
-        _check_image_shape(self.input_shape, minimum=2 ** len(self.channels))
+        check_image_shape(self.input_shape, minimum=2 ** len(self.channels))
         height, width, depth = self.input_shape
         if padding is None:
             padding = 0 if _after_strides(min(height, width), len(self.channels), 0) >= 1 else 1
@@ -197,7 +195,7 @@ class LeNet(_ImageClassifier):
         )
         features = height * width * (depth, *self.channels)[-1]
         self.dense = _hidden_linear(features, self.hidden, rngs=rngs)
-        self.head = _output_linear(self.hidden, self.num_classes, rngs=rngs)
+        self.head = output_linear(self.hidden, self.num_classes, rngs=rngs)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -218,100 +216,6 @@ class LeNet(_ImageClassifier):
         return self.head(x)
 
 
-class ResNet(_ImageClassifier):
-    """The CIFAR-style residual network of depth `6 k + 2` with parameter-free (option A) shortcuts.
-
-    A 3 by 3 convolution to 16 channels, three stages of k basic blocks with 16, 32 and 64 channels,
-    global average pooling and a dense layer. Where a stage halves the image, the shortcut takes
-    every other pixel and pads the channels with zeros on both sides.
-
-    Args:
-      input_shape: `(height, width, channels)`, each side at least 4.
-      num_classes: number of scores.
-      mean: subtracted from the input, one value or one a channel, in pixel units.
-      std: what the difference is divided by, likewise.
-      depth: number of layers with weights, `6 k + 2`, such as 20, 56 or 110.
-      rngs: keys for the initial weights.
-
-    Raises:
-      ValueError: if `depth` is not `6 k + 2`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxcert import models
-      >>> network = models.ResNet(input_shape=(32, 32, 3), num_classes=10, mean=0.45, std=0.25,
-      ...                         depth=20, rngs=nnx.Rngs(0))
-      >>> network.eval()
-      >>> network(jnp.zeros((2, 32, 32, 3))).shape
-      (2, 10)
-
-    References:
-      He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, arXiv:1512.03385,
-      section 4.2.
-    """
-
-    def __init__(
-        self,
-        *,
-        input_shape: Sequence[int],
-        num_classes: int,
-        mean: float | Sequence[float],
-        std: float | Sequence[float],
-        depth: int = 20,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
-        _check_image_shape(self.input_shape, minimum=4)
-        self.depth = _checks.positive_integer("depth", depth)
-        blocks, rest = divmod(self.depth - 2, 6)
-        if rest or blocks < 1:
-            raise ValueError(f"depth must be 6 k + 2, such as 20, 56 or 110, got {depth}")
-        self.stem = _convolution(self.input_shape[-1], 16, rngs=rngs)
-        self.stem_norm = _batch_norm(16, rngs=rngs)
-        stages = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
-        self.blocks = nnx.List(
-            [
-                _BasicBlock(*((a, b, stride) if index == 0 else (b, b, 1)), rngs=rngs)
-                for a, b, stride in stages
-                for index in range(blocks)
-            ]
-        )
-        self.head = _output_linear(64, self.num_classes, rngs=rngs)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The keyword arguments, beside `rngs`, that build a module of this architecture."""
-        return {**super().settings, "depth": self.depth}
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Scores `[n, num_classes]` of images `[n, height, width, channels]` in pixel units."""
-        x = self._normalised(images)
-        x = jax.nn.relu(self.stem_norm(self.stem(x)))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean(axis=(1, 2)))
-
-
-class _BasicBlock(nnx.Module):
-    """Two 3 by 3 convolutions with batch normalisation and an option A shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
-        self.first = _convolution(inputs, outputs, stride=stride, rngs=rngs)
-        self.first_norm = _batch_norm(outputs, rngs=rngs)
-        self.second = _convolution(outputs, outputs, rngs=rngs)
-        self.second_norm = _batch_norm(outputs, rngs=rngs)
-        self.stride = stride
-        self.padding = (outputs - inputs) // 2
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = jax.nn.relu(self.first_norm(self.first(x)))
-        y = self.second_norm(self.second(y))
-        shortcut = x[:, :: self.stride, :: self.stride]
-        shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (self.padding, self.padding)))
-        return jax.nn.relu(y + shortcut)
-
-
 def _after_strides(size: int, convolutions: int, padding: int) -> int:
     """What 4 by 4 convolutions of stride 2 leave of a side; 0 where one does not fit."""
     for _ in range(convolutions):
@@ -319,28 +223,12 @@ def _after_strides(size: int, convolutions: int, padding: int) -> int:
     return size
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (3, 3),
-        strides=stride,
-        padding=_ONE_PIXEL,
-        use_bias=False,
-        kernel_init=he_normal,
-        rngs=rngs,
-    )
-
-
-def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
-
-
 def _hidden_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, kernel_init=he_normal, rngs=rngs)
 
 
-def _output_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+def output_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """The last dense layer: small initial weights, so that the first scores are near 0."""
     return nnx.Linear(inputs, outputs, kernel_init=small_normal, rngs=rngs)
 
 
@@ -355,7 +243,8 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tu
     return values
 
 
-def _check_image_shape(shape: tuple[int, ...], *, minimum: int) -> None:
+def check_image_shape(shape: tuple[int, ...], *, minimum: int) -> None:
+    """Raise unless `shape` is that of an image with sides of at least `minimum`."""
     if len(shape) != 3 or min(shape[:2]) < minimum:
         raise ValueError(
             f"input_shape must be (height, width, channels) with sides of at least {minimum}, "
