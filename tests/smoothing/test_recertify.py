@@ -177,17 +177,17 @@ def test_pruned_network(key, networks):
     inputs = 0.7 * jax.random.normal(jax.random.fold_in(key, 1), (16, 16))
     settings = {"noise": smoothing.gaussian(0.25)}
     earlier = smoothing.certify(
-        key, old, inputs, num_classes=4, num_samples=40_000, alpha=0.001, **settings
+        key, old, inputs, num_classes=4, num_samples=20_000, selection_samples=20_000, **settings
     )
     again = smoothing.recertify(
         key, old, new, inputs, certificate=earlier, num_samples=3000, **settings
     )
     selected = earlier.selection_counts.argmax(axis=1)
     truth = smoothing.class_counts(
-        jax.random.key(99), new, inputs, num_samples=60_000, num_classes=4, **settings
+        jax.random.key(99), new, inputs, num_samples=20_000, num_classes=4, **settings
     )
     votes = np.asarray(truth)[np.arange(16), selected]
-    upper = smoothing.clopper_pearson_upper(votes, 60_000, alpha=1e-8)
+    upper = smoothing.clopper_pearson_upper(votes, 20_000, alpha=1e-8)
     assert np.all(again.p_lower <= upper)
     assert again.is_direct.any()
     assert not again.is_direct.all()
@@ -196,14 +196,14 @@ def test_pruned_network(key, networks):
     # The old network runs only where the new one does not say the class.
     assert np.all(again.num_runs[again.is_direct] == 3000)
     share = (again.num_runs / 3000 - 1)[~again.is_direct]
-    np.testing.assert_allclose(share, (1 - votes / 60_000)[~again.is_direct], atol=0.06)
-    # What the new network alone would give, on average, from more runs of a network.
+    np.testing.assert_allclose(share, (1 - votes / 20_000)[~again.is_direct], atol=0.06)
+    # What the new network alone would give, on average, from as many runs of a network.
     plain = settings["noise"].radius(
-        smoothing.clopper_pearson_lower(votes * 4000 // 60_000, 4000, alpha=0.001)
+        smoothing.clopper_pearson_lower(votes * 3600 // 20_000, 3600, alpha=0.001)
     )
     middle = (again.earlier_p_lower > 0.6) & (again.earlier_p_lower < 0.97)
     assert middle.sum() >= 5
-    assert again.radius[middle].mean() > plain[middle].mean() + 0.005
+    assert again.radius[middle].mean() > plain[middle].mean() + 0.004
 
 
 def earlier_run(batch, noise, num_samples=1000):
@@ -279,6 +279,25 @@ def test_rows_keep_their_noise_whatever_the_branch(key, networks):
     )  # fmt: skip
     for all_rows, some_rows in zip(whole, part, strict=True):
         np.testing.assert_array_equal(all_rows[order], some_rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direct_above", [0.8, 1.0])
+def test_verb_over_thousands_of_inputs(direct_above):
+    """Equal inputs that differ in their ids alone, through both branches."""
+    copies, key = 3000, jax.random.key(11)
+    inputs = jnp.full((copies, 2), POINT)
+    earlier = smoothing.certify(
+        key, OLD, inputs, noise=NOISE, num_classes=2, num_samples=EARLIER_SAMPLES, alpha=ALPHA
+    )
+    result = smoothing.recertify(
+        key, OLD, NEW, inputs, certificate=earlier, noise=NOISE, num_samples=FRESH_SAMPLES,
+        alpha=ALPHA, direct_above=direct_above,
+    )  # fmt: skip
+    assert_rate(result.radius > float(POINT) - float(EDGE), ALPHA)
+    assert np.median(result.radius) > 0.5 * (POINT - EDGE)
+    assert 0.01 < result.is_direct.mean() < 0.99 or direct_above == 1.0
+    assert_rate(result.p_lower > P_NEW, ALPHA)
 
 
 class TestBadInput:
