@@ -126,8 +126,9 @@ class MLP(ImageClassifier):
 class LeNet(ImageClassifier):
     """A LeNet-size CNN: strided convolutions instead of pooling, then one hidden dense layer.
 
-    Each convolution has an even kernel and stride 2, so it filters and halves the image at once:
-    a network for certification runs millions of times, and pooling costs more than it adds here.
+    Each convolution has an even kernel and stride 2, so it filters and halves the image at once: a
+    network for certification runs millions of times, and strides save the work at full resolution
+    that pooling would discard. At 28 by 28 pixels: 1.1 million multiplications an image.
 
     Args:
       input_shape: `(height, width, channels)`, each side at least 4.
