@@ -251,6 +251,34 @@ def test_half_space_of_the_grid(key):
         assert_sound(broken, truth, alpha)
 
 
+def lowest_bits(inputs):
+    """Class 0 where a value is a multiple of 2**-24, as every float32 sum of 1 and noise is."""
+    scaled = inputs[:, 0] * np.float32(2**24)
+    margin = jnp.where(scaled == jnp.rint(scaled), 1.0, -1.0)
+    return jnp.stack([margin, -margin], axis=1)
+
+
+def certify_lowest_bits(key, noise):
+    return smoothing.certify(
+        key, lowest_bits, jnp.array([[1.0], [0.0]]), noise=noise, num_classes=2, num_samples=20_000
+    )
+
+
+def test_float_noise_can_be_told_apart_and_grid_noise_cannot(key):
+    """A network that looks at the lowest bits knows which input float noise was added to.
+
+    So a certificate at 1 reaches beyond 0, where the smoothed class is certainly another.
+    """
+    false = certify_lowest_bits(key, smoothing.gaussian(0.3))
+    np.testing.assert_array_equal(false.label, [0, 1])
+    assert false.radius[0] > 1.0
+    sound = certify_lowest_bits(key, smoothing.discrete_gaussian(0.3))
+    np.testing.assert_array_equal(sound.label, [0, 1])
+    # Balls of different labels keep apart.
+    assert sound.radius.min() > 0
+    assert sound.radius.sum() < 1.0
+
+
 def test_certify_and_predict_and_text(key):
     noise = smoothing.discrete_gaussian(0.25, levels=16)
     inputs = jnp.array([[5 / 16], [-8 / 16]])
