@@ -14,14 +14,16 @@ from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._packed import PackedCounter
 from jaxcert.smoothing._sampling import Classifier
 
-# The pilot grows, at most doubling, until it is this share of the estimation samples planned.
-_PILOT_SHARE = {"each": 0.1, "average": 0.05}
+# The pilot grows, at most doubling, to this share of the estimation samples planned, and to this
+# share of those that are planned in vain if the input turns out to deserve none.
+_PILOT_SHARE, _PILOT_SHARE_OF_WASTE = 0.02, 0.5
 
 # Loss of radius that an input may always have, as a share of the largest radius there is, times the
 # tolerance: without it inputs next to a decision boundary would spend the most and gain nothing.
-_FORGIVEN = 0.03
+_FORGIVEN = 0.02
 
 _REFERENCES = ("infinite_samples", "max_samples")
+_ALLOCATIONS = ("each", "average")
 
 
 class AdaptiveCertificate(NamedTuple):
@@ -65,7 +67,7 @@ def certify_adaptive(
     r"""Certify the smoothed classifier, with sample sizes chosen by input.
 
     .. math::
-        N_j = \min \{ n : \mathrm{E} R_n \ge (1 - t) \mathrm{E} R_{ref} - 0.03 t R_{max} \}
+        N_j = \min \{ n : \mathrm{E} R_n \ge (1 - t) \mathrm{E} R_{ref} - 0.02 t R_{max} \}
 
     with the expectations over the probability that pilot samples leave open, t the tolerance,
     :math:`R_n` the radius that n samples give, :math:`R_{ref}` that of infinitely many or of
@@ -136,7 +138,7 @@ def certify_adaptive(
     selection_samples = _checks.positive_integer("selection_samples", selection_samples)
     for name, value, known in (
         ("relative_to", relative_to, _REFERENCES),
-        ("allocation", allocation, tuple(_PILOT_SHARE)),
+        ("allocation", allocation, _ALLOCATIONS),
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -163,8 +165,7 @@ def certify_adaptive(
     while np.any(wanted > drawn):
         selection_counts += votes(selection_key, drawn, wanted)
         drawn = wanted
-        num_samples = planner(selection_counts)
-        pilot = np.ceil(_PILOT_SHARE[allocation] * num_samples).astype(np.int64)
+        num_samples, pilot = planner(selection_counts)
         wanted = np.maximum(drawn, np.minimum(pilot, 2 * drawn))
     counts = votes(jax.random.fold_in(key, _ESTIMATION), np.zeros_like(num_samples), num_samples)
     return _certificate(selection_counts, counts, noise, alpha)
@@ -185,30 +186,41 @@ class _Planner:
         self._relative_to, self._allocation = relative_to, allocation
         self._prior = _planning.flat_prior(table)
 
-    def __call__(self, selection_counts: np.ndarray) -> np.ndarray:
-        """Estimation samples for each input: int64 `[b]`."""
+    def __call__(self, selection_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Estimation samples and pilot samples for each input: int64 `[b]`."""
         table = self._table
         successes, draws = selection_counts.max(axis=1), selection_counts.sum(axis=1)
         if self._allocation == "average":
             self._prior = _planning.fitted_prior(table, successes, draws, self._prior)
         weights = _planning.posterior(table, successes, draws, self._prior)
         radius = (weights @ table.radius) * self._scale[:, None]
-        if self._relative_to == "max_samples":
-            reference = radius[:, -1]
-        else:
-            reference = (weights @ table.limit) * self._scale
+        from_budget = self._relative_to == "max_samples"
+        limit = table.radius[:, -1] if from_budget else table.limit
+        reference = (weights @ limit) * self._scale
+        # Beside the plan, the candidates that would be worth no sample, were they known.
         if self._allocation == "average":
-            column = _planning.samples_for_average(
+            column, price = _planning.samples_for_average(
                 radius, reference, table.num_samples, tolerance=self._tolerance
             )
+            scales, which = np.unique(self._scale, return_inverse=True)
+            net = scales[:, None, None] * table.radius - price * table.num_samples
+            in_vain = (net.argmax(axis=2) == 0)[which]
         else:
+            forgiven = _FORGIVEN * table.radius.max()
             column = _planning.samples_for_each(
-                radius,
-                reference,
-                tolerance=self._tolerance,
-                forgiven=_FORGIVEN * table.radius.max() * self._scale,
+                radius, reference, tolerance=self._tolerance, forgiven=forgiven * self._scale
             )
-        return table.num_samples[column]
+            known = _planning.samples_for_each(
+                table.radius,
+                limit,
+                tolerance=self._tolerance,
+                forgiven=np.full_like(limit, forgiven),
+            )
+            in_vain = np.broadcast_to(known == 0, weights.shape)
+        num_samples = table.num_samples[column]
+        waste = 1.0 - np.where(in_vain, 0.0, weights).sum(axis=1)
+        pilot = np.ceil((_PILOT_SHARE + _PILOT_SHARE_OF_WASTE * waste) * num_samples)
+        return num_samples, pilot.astype(np.int64)
 
 
 def _certificate(

@@ -146,11 +146,11 @@ def samples_for_each(
 
 def samples_for_average(
     radius: np.ndarray, reference: np.ndarray, num_samples: np.ndarray, *, tolerance: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Columns of `radius [b, n]` that cost least for a sum within tolerance of the references'.
 
-    The columns maximise radius less a price times samples; the highest price that still reaches
-    the sum is found by bisection.
+    The columns maximise radius less a price times samples; the highest price that still reaches the
+    sum is found by bisection, and returned too.
     """
     target = (1.0 - tolerance) * reference.sum()
     rows = np.arange(radius.shape[0])
@@ -162,4 +162,4 @@ def samples_for_average(
             low = price
         else:
             high = price
-    return (radius - low * num_samples).argmax(axis=1)
+    return (radius - low * num_samples).argmax(axis=1), float(low)

@@ -87,7 +87,8 @@ def test_samples_for_average_cost_least_among_all_plans(tolerance):
     ceilings = np.array([2.0, 1.0, 0.3, 0.05])
     radius = ceilings[:, None] * (1 - np.exp(-sizes / 150.0))
     reference = radius[:, -1]
-    plan = _planning.samples_for_average(radius, reference, sizes, tolerance=tolerance)
+    plan, price = _planning.samples_for_average(radius, reference, sizes, tolerance=tolerance)
+    assert price > 0
     rows = np.arange(4)
     assert radius[rows, plan].sum() >= (1 - tolerance) * reference.sum()
     best = min(
@@ -101,9 +102,9 @@ def test_samples_for_average_cost_least_among_all_plans(tolerance):
 def test_samples_for_average_out_of_reach_are_the_most_there_are():
     radius = np.array([[0.0, 0.5, 0.9]])
     sizes = np.array([0, 10, 20])
-    plan = _planning.samples_for_average(radius, np.array([3.0]), sizes, tolerance=0.05)
+    plan, _ = _planning.samples_for_average(radius, np.array([3.0]), sizes, tolerance=0.05)
     np.testing.assert_array_equal(plan, [2])
-    plan = _planning.samples_for_average(0 * radius, np.array([0.0]), sizes, tolerance=0.05)
+    plan, _ = _planning.samples_for_average(0 * radius, np.array([0.0]), sizes, tolerance=0.05)
     np.testing.assert_array_equal(plan, [0])
 
 
