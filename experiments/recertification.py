@@ -29,6 +29,14 @@ import numpy as np
 from jaxcert import data, models, report, smoothing
 
 RESULTS = Path(__file__).resolve().parent / "results"
+NOTES = """\
+ACR: average certified radius, wrong and abstained count as 0. Earlier: the old network, as
+logged. All at the alpha of the earlier run, that of recertification including the earlier bound.
+Runs: of a network, an image; the old network runs only on samples on which the new one does not
+say the class. Direct: images with so high an earlier bound that the new network alone is sampled.
+Plain samples: of the new network alone, drawn in blocks until the ACR is reached, interpolated
+within the last block.
+"""
 
 
 def pruned(classify: Any, share: float) -> Any:
@@ -202,6 +210,19 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def publish(result: dict[str, Any], folder: Path) -> None:
+    """Add a result to those that a checkout keeps, in the place of one by the same command."""
+    path = folder / "recertification.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept = [row for row in kept if row["command"] != result["command"]] + [result]
+    kept.sort(key=lambda row: (row["noise"], row["change"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    commands = "\n".join(f"    {row['command']}" for row in kept)
+    text = f"# Recertification of changed networks\n\n{commands}\n\n{format_table(kept)}\n\n{NOTES}"
+    (folder / "recertification.md").write_text(text, encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.recertification",
@@ -217,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-samples", type=int, default=3000, help="fresh samples an image")
     parser.add_argument("--count", type=int, help="images to use; all of the run by default")
     parser.add_argument("--output", type=Path, help="JSON file to write the result to")
+    parser.add_argument("--publish", action="store_true", help="add to the committed results")
     options = parser.parse_args(arguments)
     result = measure(options)
     words = sys.argv[1:] if arguments is None else arguments
@@ -225,6 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.publish:
+        publish(result, RESULTS)
     return 0
 
 

@@ -41,10 +41,12 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_run_is_read_and_its_network_recognised(run, tmp_path, capsys):
+def test_run_is_read_and_its_network_recognised(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recertification, "RESULTS", tmp_path / "results")
     code = recertification.main(
         ["--run", str(run / "run"), "--model", str(run / "model"), "--dataset", "digits"]
         + ["--share", "0.02", "--num-samples", "400", "--output", str(tmp_path / "result.json")]
+        + ["--publish"]
     )
     assert code == 0
     result = json.loads((tmp_path / "result.json").read_text())
@@ -53,6 +55,11 @@ def test_run_is_read_and_its_network_recognised(run, tmp_path, capsys):
     assert result["samples"] == 400 <= result["runs_of_a_network"] <= 800
     assert 0 < result["average_radius"] <= result["earlier_average_radius"]
     assert "| the smallest 2% pruned | 12 |" in capsys.readouterr().out
+    for _ in range(2):
+        recertification.publish(result, tmp_path / "results")
+    assert json.loads((tmp_path / "results" / "recertification.json").read_text()) == [result]
+    table = (tmp_path / "results" / "recertification.md").read_text()
+    assert recertification.format_table([result]) in table
     log = report.read_log(run / "run")
     assert not report.recheck(run / "run").problems
     _, earlier, _, _ = recertification.earlier_run(
@@ -66,3 +73,18 @@ def test_log_of_another_network_is_refused(run):
         recertification.earlier_run(run / "run", "0" * 64, limit=None)
     with pytest.raises(ValueError, match="holds no run"):
         recertification.earlier_run(run, "0" * 64, limit=None)
+
+
+def test_committed_table_is_that_of_the_committed_numbers():
+    kept = json.loads((recertification.RESULTS / "recertification.json").read_text())
+    table = (recertification.RESULTS / "recertification.md").read_text()
+    assert recertification.format_table(kept) in table
+    for row in kept:
+        assert row["command"] in table
+        (before, below), (after, above) = [[0, 0.0], *row["plain_curve"]][-2:]
+        assert below < row["average_radius"] <= above
+        assert before < row["plain_samples_for_the_same"] <= after
+        assert row["fewer_samples"] == row["plain_samples_for_the_same"] / row["samples"]
+        assert row["fewer_runs"] == row["plain_samples_for_the_same"] / row["runs_of_a_network"]
+    best = [row for row in kept if row["noise"] == "gaussian(1.0)" and "5%" in row["change"]]
+    assert best[0]["fewer_samples"] >= 3
