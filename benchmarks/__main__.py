@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import cases, environment, registry, results, timing
+from benchmarks import cases, devices, environment, registry, results, timing
 
 _BASELINES = Path(__file__).resolve().parent / "baselines"
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         try:
             case = registry.CASES[name](options.quick)
-        except registry.MissingExtraError as error:
+        except registry.UnavailableError as error:
             report["skipped"][name] = str(error)
             print(f"{name}\n  skipped: {error}", flush=True)
             continue
@@ -79,6 +79,7 @@ def _headline(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    # The module registers the cases when it is imported.
+    # These modules register the cases when they are imported.
     assert cases
+    assert devices
     sys.exit(main())

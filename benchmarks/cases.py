@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import networks
-from benchmarks.registry import Aim, Case, MissingExtraError, register
+from benchmarks.registry import Aim, Case, UnavailableError, register
 from jaxcert import models, smoothing
 from jaxcert.smoothing import _quantiles, _random_words
 
@@ -112,7 +112,7 @@ def _pytorch_case(name: str, quick: bool) -> Case:
     try:
         from benchmarks import pytorch
     except ImportError as error:
-        raise MissingExtraError(
+        raise UnavailableError(
             f"PyTorch is not installed ({error}); install the extra: pip install 'jaxcert[bench]'"
         ) from error
     workload = networks.WORKLOADS[name]

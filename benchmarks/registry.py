@@ -50,8 +50,8 @@ class Case(NamedTuple):
     repetitions: int
 
 
-class MissingExtraError(ImportError):
-    """A case needs a package that is not installed."""
+class UnavailableError(RuntimeError):
+    """A case needs what this machine lacks: a package, several devices."""
 
 
 def register(name: str) -> Callable[[Callable[[bool], Case]], Callable[[bool], Case]]:
