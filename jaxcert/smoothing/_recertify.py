@@ -166,7 +166,8 @@ def recertify(
         `num_samples` by default.
       alpha: failure probability for each input, in (0, 1), the earlier bound included.
       disagreement_alpha: the part of `alpha` for the bound on the disagreement; half by default.
-      direct_above: sample the new network alone where the earlier bound exceeds this.
+      direct_above: sample the new network alone where the earlier bound exceeds this. The default
+        suits thousands of samples and losses of about 1e-3; larger changes want a lower one.
       ids: integers `[b]` that identify each input's noise; its position by default.
       chunk_size: how many noisy inputs are classified at once; chosen by default.
       mesh: devices to share the work; see `class_counts`.
