@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def _devices(quick: bool) -> Case:
     workload = networks.WORKLOADS["lenet"]
     faster = 1 if jax.default_backend() == "cpu" else 100
     num_samples = 2_000 * faster // (10 if quick else 1)
-    arguments = {
+    arguments: dict[str, Any] = {
         "noise": smoothing.gaussian(networks.SIGMA),
         "num_samples": num_samples,
         "num_classes": networks.NUM_CLASSES,
