@@ -218,15 +218,23 @@ def count_range(
     def count_images(group: tuple[jax.Array, jax.Array, Noise]) -> jax.Array:
         inputs, keys, noise = group
 
-        def add_chunk(chunk: jax.Array, counts: jax.Array) -> jax.Array:
+        def draw(chunk: jax.Array | int) -> jax.Array:
             samples = first + chunk * shape.samples + jnp.arange(shape.samples)
             drawn = noise.sample(sample_keys(keys, samples), inputs.shape[1:])
-            noisy = add_noise(noise, inputs[:, None], drawn)
-            scores = classify(noisy.reshape(-1, *inputs.shape[1:]))
-            return counts + _votes(scores, samples < last, num_classes, shape)
+            return add_noise(noise, inputs[:, None], drawn).reshape(-1, *inputs.shape[1:])
 
+        def add_chunk(
+            chunk: jax.Array, state: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
+            counts, noisy = state
+            samples = first + chunk * shape.samples + jnp.arange(shape.samples)
+            votes = _votes(classify(noisy), samples < last, num_classes, shape)
+            return counts + votes, draw(chunk + 1)
+
+        # The next chunk is drawn ahead and carried, so that it is in memory when it is classified:
+        # XLA for CPUs otherwise draws it anew wherever the first layer reads it.
         zeros = jnp.zeros((shape.images, num_classes), jnp.int32)
-        return jax.lax.fori_loop(0, num_chunks, add_chunk, zeros)
+        return jax.lax.fori_loop(0, num_chunks, add_chunk, (zeros, draw(0)))[0]
 
     groups = jax.tree.map(
         lambda leaf: leaf.reshape(-1, shape.images, *leaf.shape[1:]),
