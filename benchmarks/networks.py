@@ -25,7 +25,7 @@ class Workload(NamedTuple):
 WORKLOADS = {
     "mlp": Workload("mlp", (28, 28, 1), num_images=2, num_samples=20_000),
     "lenet": Workload("lenet", (28, 28, 1), num_images=2, num_samples=20_000),
-    "resnet20": Workload("resnet20", (32, 32, 3), num_images=2, num_samples=1_000),
+    "resnet20": Workload("resnet20", (32, 32, 3), num_images=1, num_samples=4_000),
 }
 
 
