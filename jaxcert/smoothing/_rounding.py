@@ -4,7 +4,7 @@ import numpy as np
 
 # Relative margins, each at least ten times the largest error that the tests find against
 # arbitrary-precision references: logarithms and normal quantiles are good to a few units in the
-# last place, the inverse of the incomplete beta function to a few 1e-12 at large sample sizes.
+# last place, confirmed inverses of the incomplete beta function to a few 1e-12 at large samples.
 RADIUS_MARGIN = 64 * np.finfo(np.float64).eps
 PROBABILITY_MARGIN = 1e-10
 

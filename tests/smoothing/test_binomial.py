@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from jaxcert import smoothing
-from jaxcert.smoothing._binomial import _lower_bound_and_gap, two_sided_binomial_p_value
+from jaxcert.smoothing._binomial import _smaller_of_bound_and_gap, two_sided_binomial_p_value
 from jaxcert.smoothing._rounding import PROBABILITY_MARGIN
 
 # Published values of the one-sided bound at alpha = 0.001.
@@ -83,23 +83,64 @@ def test_margin_is_ten_times_the_error_of_the_inverse_beta_function():
         count = int(generator.choice([edge, samples - edge, generator.integers(1, samples)]))
         count = min(max(count, 1), samples - 1)
         alpha = 10 ** generator.uniform(-9, -1)
-        bound, gap = _lower_bound_and_gap(np.float64(count), np.float64(samples), alpha)
+        smaller, is_bound = _smaller_of_bound_and_gap(np.float64(count), np.float64(samples), alpha)
         with mpmath.workdps(40):
-            for solved, is_gap in (
-                (mpmath.mpf(float(bound)), False),
-                (mpmath.mpf(float(gap)), True),
-            ):
-                p = 1 - solved if is_gap else solved
-                log_density = (
-                    mpmath.loggamma(samples + 1)
-                    - mpmath.loggamma(count)
-                    - mpmath.loggamma(samples - count + 1)
-                    + (count - 1) * mpmath.log(p)
-                    + (samples - count) * mpmath.log1p(-p)
-                )
-                residual = upper_tail(count, samples, p) - mpmath.mpf(alpha)
-                error = abs(residual) / mpmath.exp(log_density) / solved
-                assert error < PROBABILITY_MARGIN / 10
+            smaller = mpmath.mpf(float(smaller))
+            p = smaller if is_bound else 1 - smaller
+            log_density = (
+                mpmath.loggamma(samples + 1)
+                - mpmath.loggamma(count)
+                - mpmath.loggamma(samples - count + 1)
+                + (count - 1) * mpmath.log(p)
+                + (samples - count) * mpmath.log1p(-p)
+            )
+            residual = upper_tail(count, samples, p) - mpmath.mpf(alpha)
+            assert abs(residual) / mpmath.exp(log_density) / smaller < PROBABILITY_MARGIN / 10
+
+
+# SciPy's inverse of the incomplete beta function is far off at these, by a radius of .8 in the
+# first; its parameter is 1000 there.
+BROKEN_INVERSES = [
+    (9_056, 999, 2.5e-4),
+    (144_681, 999, 1e-3),
+    (72_651, 999, 5e-4),
+    (35_504, 999, 0.01),
+    (74_467_707, 999, 5e-4),
+    (247_028_382, 999, 1e-3),
+]
+
+
+@pytest.mark.parametrize(("samples", "failures", "alpha"), BROKEN_INVERSES)
+def test_bounds_hold_where_the_inverse_beta_function_fails(samples, failures, alpha):
+    count = samples - failures
+    lower = float(smoothing.clopper_pearson_lower(count, samples, alpha=alpha))
+    upper = float(smoothing.clopper_pearson_upper(failures, samples, alpha=alpha))
+    with mpmath.workdps(40):
+        assert upper_tail(count, samples, mpmath.mpf(lower)) <= alpha
+        assert lower_tail(failures, samples, mpmath.mpf(upper)) <= alpha
+        gap = 1 - mpmath.mpf(lower)
+        assert upper_tail(count, samples, 1 - gap * (1 - mpmath.mpf("2e-9"))) > alpha
+        assert lower_tail(failures, samples, mpmath.mpf(upper) * (1 - mpmath.mpf("2e-9"))) > alpha
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-3, 2.5e-4])
+def test_bounds_increase_with_the_count_around_every_parameter(alpha):
+    """A wrong inverse stands out among its neighbours."""
+    for samples in (9_056, 36_455, 144_681):
+        failures = np.concatenate([np.arange(990, 1011), np.arange(0, samples, 97)])
+        failures = np.unique(failures)
+        lower = smoothing.clopper_pearson_lower(samples - failures, samples, alpha=alpha)
+        assert np.all(np.diff(lower) < 0)
+        assert np.all(lower < (samples - failures) / samples)
+        np.testing.assert_allclose(
+            smoothing.clopper_pearson_upper(failures, samples, alpha=alpha), 1 - lower, rtol=1e-9
+        )
+
+
+def test_tiny_alpha_is_no_nan():
+    bounds = smoothing.clopper_pearson_lower([1, 50, 99, 100], 100, alpha=1e-300)
+    assert np.all(np.isfinite(bounds))
+    assert np.all(np.diff(bounds) > 0)
 
 
 def test_extreme_counts_at_ten_million_samples():
