@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxcert import report, smoothing
 from jaxcert._cli_arguments import make_parser
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 # Folded into the seed's key, so that training shares no random numbers with fresh weights.
 _TRAINING = 0x7472_6169
 
-# A process that lost another gives up after so long; what it logged stays.
-_HEARTBEAT_SECONDS = 20
+# How long processes that share a run wait for one that is lost before they have begun.
+_PATIENCE_SECONDS = 30
 
 OK, PROBLEMS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `head` does; the interpreter would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except (ValueError, TypeError, OSError, smoothing.NonFiniteScoresError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         if options.debug:
             raise
         print(f"{where}: error: {_message(error)}", file=sys.stderr)
@@ -119,12 +118,11 @@ def _certify(options: argparse.Namespace) -> int:
         alpha=options.alpha,
         chunk_size=options.chunk_size,
         progress=not options.quiet,
+        disconnect=True,
     )
-    if jax.process_count() > 1:
-        # The other processes' rows are there when all have come this far.
-        multihost_utils.sync_global_devices("jaxcert: all images are logged")
-        log = report.read_log(options.output)
-    if jax.process_index() == 0:
+    if len(log.rows) < dataset.num_images:
+        _note_progress(options.output, log)
+    else:
         print(report.format_table([report.summarize(log)]))
     return OK
 
@@ -145,11 +143,14 @@ def _join_processes(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--process-id must lie in [0, {options.num_processes}), got {options.process_id}"
         )
+    # A signal to end is not to be caught: what is logged is safe at any moment.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         coordinator_address=options.coordinator,
         num_processes=options.num_processes,
         process_id=options.process_id,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        heartbeat_timeout_seconds=_PATIENCE_SECONDS,
+        shutdown_timeout_seconds=_PATIENCE_SECONDS,
     )
 
 
@@ -194,9 +195,7 @@ def _report(options: argparse.Namespace) -> int:
     for path, log in zip(options.runs, logs, strict=True):
         for note in log.notes:
             print(f"{log.path}: {note}", file=sys.stderr)
-        planned = _planned_images(path)
-        if planned is not None and planned != len(log.rows):
-            print(f"{log.path}: {len(log.rows)} of {planned} images so far", file=sys.stderr)
+        _note_progress(path, log)
     radii = report.default_radii(logs) if options.radii is None else options.radii
     summaries = [
         report.summarize(log, radii=radii, name=name) for log, name in zip(logs, names, strict=True)
@@ -235,9 +234,12 @@ def _recheck(options: argparse.Namespace) -> int:
     return status
 
 
-def _planned_images(path: str) -> int | None:
+def _note_progress(path: str, log: report.Log) -> None:
+    """Say how far a run is that is not complete."""
     manifest = report.read_manifest(path) if os.path.isdir(path) else None
-    return None if manifest is None else manifest.get("data", {}).get("num_images")
+    planned = None if manifest is None else manifest.get("data", {}).get("num_images")
+    if planned is not None and planned != len(log.rows):
+        print(f"{path}: {len(log.rows)} of {planned} images so far", file=sys.stderr)
 
 
 def _noise(options: argparse.Namespace) -> smoothing.Noise:

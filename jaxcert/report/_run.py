@@ -24,7 +24,7 @@ from jaxcert import _checks, smoothing
 from jaxcert.data import Dataset
 from jaxcert.data import fingerprint as data_fingerprint
 
-from ._manifest import compact_indices, environment, open_manifest
+from ._manifest import ManifestError, compact_indices, environment, open_manifest
 from ._reader import Log, log_files, log_name, read_log
 from ._recheck import recheck
 from ._rows import LogError, Row
@@ -52,6 +52,7 @@ def certify_run(
     chunk_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool = True,
+    disconnect: bool = False,
 ) -> Log:
     """Certify every image of a data set, durably; called again, continue where it stopped.
 
@@ -65,7 +66,8 @@ def certify_run(
     way).
 
     Under `jax.distributed` each process owns a share of the images, on devices of its own, and
-    appends to a log of its own in the one folder. Images that any earlier process logged are not
+    appends to a log of its own in the one folder. The processes agree on the manifest, or fail
+    together, and then need each other no more. Images that any earlier process logged are not
     repeated, so losing a process loses only what it had not logged, and a later call, on another
     number of processes too, finishes the rest.
 
@@ -86,6 +88,8 @@ def certify_run(
         chunk_size: Noisy inputs classified at once, as in `smoothing.certify`.
         mesh: Devices to share the work, as in `smoothing.certify`; of this process alone.
         progress: Whether to show a progress bar on standard error.
+        disconnect: Whether to shut `jax.distributed` down once the processes agree, so that the
+            loss of one does not stop the others.
 
     Returns:
         The log, rows of earlier launches included; under several processes, with the rows of the
@@ -179,6 +183,8 @@ def certify_run(
                 "certificates hold, but new rows may differ from those of the first environment",
                 stacklevel=2,
             )
+        if disconnect and num_processes > 1:
+            jax.distributed.shutdown()
         _check_rows(Log(str(folder), (*log.rows, *earlier)), dataset)
         launcher = _Launcher(
             key, classify, dataset, noise, num_samples, selection_samples, alpha, chunk_size, mesh
@@ -189,22 +195,33 @@ def certify_run(
             for start in range(0, dataset.num_images, size)
         ]
         _append_missing(log, dataset, launcher, groups[process::num_processes], earlier, progress)
-        if not earlier:
+        if num_processes == 1 and not earlier:
             return Log(str(log.path), tuple(log.rows))
-        rows = sorted((*log.rows, *earlier), key=lambda row: row.index)
-        return Log(str(folder), tuple(rows))
+    return read_log(folder) if log_files(folder) else Log(str(folder), ())
 
 
 def _agree(
     folder: pathlib.Path, identity: Mapping[str, Any], launch: Mapping[str, Any], *, has_rows: bool
 ) -> list[str]:
     """Write the manifest in the first process; let the others check theirs against it."""
-    is_first = jax.process_index() == 0
-    changed = open_manifest(folder, identity, launch, has_rows=has_rows) if is_first else []
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("jaxcert: the manifest is written")
-    if not is_first:
-        open_manifest(folder, identity, launch, has_rows=has_rows, write=False)
+    if jax.process_count() == 1:
+        return open_manifest(folder, identity, launch, has_rows=has_rows)
+    changed: list[str] = []
+    failure: Exception | None = None
+    # A process that failed still tells the others, which would wait for it otherwise.
+    for is_turn, write in ((jax.process_index() == 0, True), (jax.process_index() > 0, False)):
+        if is_turn and failure is None:
+            try:
+                changed = open_manifest(folder, identity, launch, has_rows=has_rows, write=write)
+            except (ValueError, OSError) as error:
+                failure = error
+        failed = multihost_utils.process_allgather(np.int32(failure is not None))
+        if failure is not None:
+            raise failure
+        if np.any(failed):
+            raise ManifestError(
+                f"{folder} was refused by process {int(np.argmax(failed))}; its message says why"
+            )
     return changed
 
 

@@ -63,25 +63,30 @@ def test_two_processes_give_the_log_of_one(start, tmp_path):
     assert len(read_manifest(tmp_path / "shared")["launches"]) == 1
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.slow, id="200 images")])
-def test_a_lost_process_loses_only_what_it_had_not_logged(start, tmp_path, count):
+def lose_one(processes, shards):
+    """Kill the second process when it has logged a few rows; the other finishes its share."""
+    wait_for_rows(shards[1], 3, *processes)
+    processes[1].send_signal(signal.SIGKILL)
+    processes[1].communicate(timeout=DEADLINE)
+    finish(processes[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "num_processes"), [(60, 1), pytest.param(200, 2, marks=pytest.mark.slow)]
+)
+def test_a_lost_process_loses_only_what_it_had_not_logged(start, tmp_path, count, num_processes):
     settings = ("--count", str(count), "--num-samples", "20000")
     folder = tmp_path / "shared"
     shards = [folder / f"log-0000{process}.tsv" for process in range(2)]
-    processes = start_all(start, folder, *settings)
-    wait_for_rows(shards[1], 3, *processes)
-    processes[1].send_signal(signal.SIGKILL)
-    # The other one finishes its own share; then it waits for the lost one, and gives up.
-    wait_for_rows(shards[0], count // 2 - 1, processes[0])
-    if count < 200:
-        processes[0].send_signal(signal.SIGKILL)
-    for process in processes:
-        process.communicate(timeout=DEADLINE)
-        assert process.returncode != 0
+    lose_one(start_all(start, folder, *settings), shards)
     kept = [shard.read_text() for shard in shards]
-    assert 3 <= kept[1].count("\n") < count // 2
-    # One process alone, and again two: what was logged stays as it is and is not repeated.
-    finish(*(start_all(start, folder, *settings) if count >= 200 else [start(folder, *settings)]))
+    assert kept[0].count("\n") == 1 + count // 2
+    assert 3 <= kept[1].count("\n") < 1 + count // 2
+    # One process alone, or again two: what was logged stays as it is and is not repeated.
+    if num_processes == 1:
+        finish(start(folder, *settings))
+    else:
+        finish(*start_all(start, folder, *settings, num_processes=num_processes))
     assert shards[0].read_text() == kept[0]
     assert shards[1].read_text().startswith(kept[1].rpartition("\n")[0])
     assert len({row.index for row in read_log(folder).rows}) == len(read_log(folder).rows) == count
@@ -89,6 +94,27 @@ def test_a_lost_process_loses_only_what_it_had_not_logged(start, tmp_path, count
     finish(start(tmp_path / "alone", *settings))
     logs = sorted(folder.glob("log*.tsv"))
     assert lines_without_time(*logs) == lines_without_time(tmp_path / "alone" / "log.tsv")
+
+
+@pytest.mark.slow
+def test_a_share_that_outlasts_the_patience_with_a_lost_process(start, tmp_path):
+    """The processes part when they have agreed, so that no time-out of the lost one matters."""
+    settings = ("--count", "160", "--num-samples", "1000000")
+    folder = tmp_path / "shared"
+    shards = [folder / f"log-0000{process}.tsv" for process in range(2)]
+    began = time.monotonic()
+    lose_one(start_all(start, folder, *settings), shards)
+    assert time.monotonic() - began > 45.0, "the share must be long for this test to say anything"
+    assert shards[0].read_text().count("\n") == 81
+
+
+def test_processes_are_refused_together(start, tmp_path):
+    finish(start(tmp_path / "run", "--count", "2", "--num-samples", "100"))
+    processes = start_all(start, tmp_path / "run", "--count", "2", "--num-samples", "200")
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "belongs to another run" in errors or "refused by process 0" in errors
 
 
 @pytest.mark.parametrize(
