@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert.smoothing import _planning
-from jaxcert.smoothing._certificate import ABSTAIN, certificate_from_counts
+from jaxcert.smoothing._certificate import certificate_from_counts
 from jaxcert.smoothing._certify import _ESTIMATION, _SELECTION
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._packed import PackedCounter
@@ -226,16 +226,6 @@ class _Planner:
 def _certificate(
     selection_counts: np.ndarray, counts: np.ndarray, noise: Noise, alpha: float
 ) -> AdaptiveCertificate:
-    """The certificate of the rows that have estimation votes; the others abstain."""
-    batch = len(counts)
-    sampled = counts.sum(axis=1) > 0
-    label, radius, p_lower = np.full(batch, ABSTAIN, np.int64), np.zeros(batch), np.zeros(batch)
-    if np.any(sampled):
-        # A row without votes stands in with one vote; what comes of it is dropped.
-        padded = np.where(sampled[:, None], counts, np.eye(1, counts.shape[1], dtype=np.int64))
-        certificate = certificate_from_counts(selection_counts, padded, noise=noise, alpha=alpha)
-        label = np.where(sampled, certificate.label, ABSTAIN)
-        radius = np.where(sampled, certificate.radius, 0.0)
-        p_lower = np.where(sampled, certificate.p_lower, 0.0)
+    certificate = certificate_from_counts(selection_counts, counts, noise=noise, alpha=alpha)
     spent = selection_counts.sum(axis=1) + counts.sum(axis=1)
-    return AdaptiveCertificate(label, radius, p_lower, counts, selection_counts, spent)
+    return AdaptiveCertificate(*certificate, spent)

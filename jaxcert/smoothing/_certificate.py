@@ -38,6 +38,7 @@ def certificate_from_counts(
 
     The class with the most selection votes (the lowest index on a tie) is certified at the radius
     of the Clopper-Pearson lower bound on its share of the estimation votes, when that exceeds 1/2.
+    A row without estimation votes abstains.
 
     Args:
       selection_counts: integers `[b, classes]`.
@@ -50,13 +51,14 @@ def certificate_from_counts(
 
     Raises:
       TypeError: if counts are not integers.
-      ValueError: if shapes disagree, a count is negative, or a row has no votes.
+      ValueError: if shapes disagree, a count is negative, or a row has no selection votes.
 
     Guarantee:
       Sound: for each input, with probability at least `1 - alpha` over the estimation samples, the
       smoothed classifier is constant and equal to `label` within `radius`, or the label is
-      `ABSTAIN`; rounded down. The counts must be those of one fixed classifier and `num_samples`
-      chosen before sampling.
+      `ABSTAIN`; rounded down. The counts must be those of one fixed classifier, and their number
+      must not depend on them: where sampling stopped because of its votes, as in `decide_radius`,
+      nothing is certified.
 
     Example:
       >>> from jaxcert import smoothing
@@ -72,6 +74,11 @@ def certificate_from_counts(
     """
     selection = _count_matrix("selection_counts", selection_counts)
     estimation = _count_matrix("counts", counts)
+    empty = np.flatnonzero(selection.sum(axis=1) == 0)
+    if empty.size:
+        raise ValueError(
+            f"selection_counts must have votes in every row, got none in row {empty[0]}"
+        )
     if selection.shape != estimation.shape:
         raise ValueError(
             "selection_counts and counts must have one shape [b, classes], "
@@ -80,7 +87,8 @@ def certificate_from_counts(
     _checks.one_value_per_input("noise.scale", noise.scale, estimation.shape[0])
     selected = selection.argmax(axis=1)
     top = np.take_along_axis(estimation, selected[:, None], axis=1)[:, 0]
-    p_lower = clopper_pearson_lower(top, estimation.sum(axis=1), alpha=alpha)
+    num_samples = np.maximum(estimation.sum(axis=1), 1)
+    p_lower = clopper_pearson_lower(top, num_samples, alpha=alpha)
     certified = p_lower > 0.5
     return Certificate(
         label=np.where(certified, selected, ABSTAIN),
@@ -132,7 +140,4 @@ def _count_matrix(name: str, counts: ArrayLike) -> np.ndarray:
     matrix = matrix.astype(np.int64)
     if matrix.min() < 0:
         raise ValueError(f"{name} must not be negative, got {matrix.min()}")
-    empty = np.flatnonzero(matrix.sum(axis=1) == 0)
-    if empty.size:
-        raise ValueError(f"{name} must have votes in every row, got none in row {empty[0]}")
     return matrix

@@ -199,7 +199,9 @@ def _host_counts(
     mesh: jax.sharding.Mesh | None,
 ) -> np.ndarray:
     """Count votes as int64 on the host; raise if a sample was no vote."""
-    if not all(_checks.is_concrete(leaf) for leaf in jax.tree.leaves((key, inputs, noise))):
+    if not all(
+        _checks.is_concrete(leaf) for leaf in jax.tree.leaves((key, inputs, noise, classify))
+    ):
         raise TypeError(
             "certify and predict compute their statistics on the host and cannot be traced; "
             "under jax.jit or jax.vmap use class_counts, then certificate_from_counts"

@@ -23,7 +23,9 @@ class Decision(NamedTuple):
       verdict: int64 `[b]`, the values of `Verdict`.
       label: int64 `[b]`, the class that is certified, or `ABSTAIN` where the verdict is another.
       num_samples: int64 `[b]`, estimation samples spent.
-      counts: int64 `[b, classes]`, votes of the estimation samples.
+      counts: int64 `[b, classes]`, votes of the estimation samples. Sampling stopped because of
+        them, so no radius follows from them by `certificate_from_counts`, and choosing the settings
+        of `certify` under the same key by them would be peeking.
       selection_counts: int64 `[b, classes]`, votes of the selection samples.
     """
 
@@ -58,7 +60,8 @@ def decide_radius(
 
     c being the class that a first, separate draw selected. Each input is tested for itself by
     `sequential_test`, which states the rules and their proofs, and leaves the batch as soon as that
-    stops. A verdict depends on the key, the input and its id, and the settings of the test alone.
+    stops. A verdict depends on the key, the input and its id, and the settings of the test alone
+    (near-ties of the scores aside; see `class_counts`).
 
     The samples are those of `certify` under the same key, in the same order. The inputs that are
     still undecided share full batches, in two groups: while the host decides about one, the device

@@ -27,7 +27,7 @@ BITS = sum(_WORD_BITS)
 # input is within 2**-61 of the exact distribution in total variation; see `Noise.radius`.
 MAX_THRESHOLDS = 2**13
 MAX_COORDINATES = 2**20
-_MAX_INDEX = 2**20
+_MAX_INDEX = 2**17
 
 _DIGITS = 60
 _PI = "3.14159265358979323846264338327950288419716939937510582097494459230781640628620900"
@@ -58,6 +58,8 @@ def thresholds(grid: Grid) -> tuple[int, ...]:
         found: list[int] = []
         for k in range(1, last + 1):
             x = (k - decimal.Decimal("0.5")) / deviation
+            if x > 13:
+                break
             tail = 1 - density * (-x * x / 2).exp() * _odd_series(x)
             threshold = math.floor(tail * 2**BITS) if tail > 0 else 0
             if threshold == 0:
@@ -152,10 +154,18 @@ def to_indices(values: jax.Array, levels: int) -> jax.Array:
     return jnp.rint(values.astype(jnp.float32) * np.float32(levels)).astype(jnp.int32)
 
 
+def is_on_grid(values: jax.Array, levels: int) -> jax.Array:
+    """Whether each value is finite, within reach, and a multiple of `1 / levels` up to rounding."""
+    scaled = values.astype(jnp.float32) * np.float32(levels)
+    nearest = jnp.rint(scaled)
+    slack = jnp.maximum(jnp.abs(nearest), 1.0) * np.float32(2.0**-20)
+    return (jnp.abs(scaled - nearest) <= slack) & (jnp.abs(nearest) <= _MAX_INDEX)
+
+
 def check_on_grid(name: str, inputs: jax.Array, *, levels: int) -> None:
     """Raise unless each value is a multiple of `1 / levels` up to the rounding of float32.
 
-    Traced values cannot be looked at; the point of the grid nearest to each is then used.
+    Traced values cannot be looked at; samples of such an input off the grid are no votes.
     """
     coordinates = math.prod(inputs.shape[1:])
     if coordinates > MAX_COORDINATES:

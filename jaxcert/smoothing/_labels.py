@@ -31,8 +31,7 @@ def sample_labels(
 ) -> np.ndarray:
     """Classify sample `samples[t]` of input `images[t]` for each t, noise as in `class_counts`.
 
-    The samples are packed into full chunks, whatever inputs they belong to. The compiled program
-    serves any number of samples up to the next power of two of chunks.
+    The samples are packed into full chunks, whatever inputs they belong to.
 
     Returns:
       int32 `[t]`; `NOT_FINITE` where a score was NaN or infinite.

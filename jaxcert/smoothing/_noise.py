@@ -156,7 +156,7 @@ class Noise:
             raise ValueError(f"p_lower must lie in [0, 1], got {probability}")
         above_half = probability > 0.5
         unit = _FAMILIES[self.family].unit_radius(np.where(above_half, probability, 0.75))
-        scale = np.asarray(self.scale, dtype=np.float64)
+        scale = np.asarray(self.scale, dtype=np.float32).astype(np.float64)
         if self.grid is not None:
             scale = np.full_like(scale, self.grid.sigma)
         return np.where(above_half, round_down(scale * unit, RADIUS_MARGIN), 0.0)
@@ -254,8 +254,8 @@ def discrete_gaussian(sigma: float, *, levels: int = 255) -> Noise:
       levels: the grid holds the multiples of `1 / levels`; 255 for 8-bit images in [0, 1].
 
     Returns:
-      A `Noise`. With it `class_counts`, and all that counts by it, demands inputs on the grid, and
-      each sigma compiles anew.
+      A `Noise`. With it `class_counts`, and all that counts by it, demands inputs on the grid (of
+      traced ones that are off it no sample is a vote), and each sigma compiles anew.
 
     Raises:
       TypeError: if `sigma` is not a real number, or `levels` not an integer.
@@ -298,18 +298,26 @@ def discrete_gaussian(sigma: float, *, levels: int = 255) -> Noise:
 def add_noise(noise: Noise, inputs: jax.Array, drawn: jax.Array) -> jax.Array:
     """Add what `noise.sample` drew to inputs, in the dtype of the inputs.
 
-    On a grid the sum is one of integers, so that the result depends on nothing but its index.
+    On a grid the sum is one of integers, so that the result depends on nothing but its index; an
+    input off the grid, which only a traced one can be here, gives NaN.
     """
     if noise.grid is not None:
         levels = noise.grid.levels
         indices = _grid.to_indices(inputs, levels) + _grid.to_indices(drawn, levels)
-        return _grid.to_inputs(indices, levels).astype(inputs.dtype)
+        noisy = jnp.where(
+            _grid.is_on_grid(inputs, levels), _grid.to_inputs(indices, levels), np.float32(np.nan)
+        )
+        return noisy.astype(inputs.dtype)
     wide = jnp.float64 if inputs.dtype == jnp.float64 else jnp.float32
     return (inputs.astype(wide) + drawn.astype(wide)).astype(inputs.dtype)
 
 
 def check_inputs(name: str, inputs: jax.Array, noise: Noise) -> None:
     """Raise unless the noise can certify such inputs: they must lie on its grid, if it has one."""
+    if not isinstance(noise, Noise):
+        raise TypeError(
+            f"noise must be a Noise such as smoothing.gaussian(0.25), got {type(noise).__name__}"
+        )
     if noise.grid is not None:
         _grid.check_on_grid(name, inputs, levels=noise.grid.levels)
 

@@ -33,7 +33,8 @@ class PackedCounter:
     of input j has the noise that `class_counts` gives it.
 
     With a mesh every device holds all inputs and takes every so many-th chunk. `fewest_samples` is
-    the least that a launch takes of each input: a chunk is not made larger than that needs.
+    the least that a launch takes of each input: unless `chunk_size` says otherwise, a chunk is not
+    made larger than that needs.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class PackedCounter:
         mesh: jax.sharding.Mesh | None,
         fewest_samples: int,
     ) -> None:
-        if not all(_checks.is_concrete(leaf) for leaf in jax.tree.leaves((inputs, noise))):
+        if not all(
+            _checks.is_concrete(leaf) for leaf in jax.tree.leaves((inputs, noise, classify))
+        ):
             raise TypeError(
                 "sampling that depends on the votes is steered from the host and cannot be traced; "
                 "under jax.jit or jax.vmap use class_counts"
@@ -64,6 +67,8 @@ class PackedCounter:
         # Half the inputs are launched at a time.
         smallest = fewest_samples * max(1, self.num_inputs // 2)
         share = max(1, smallest // (mesh.size if mesh is not None else 1))
+        if chunk_size is not None:
+            share = _checks.positive_integer("chunk_size", chunk_size)
         self._rows = chunk_shape(
             num_images=1, num_samples=share, chunk_size=chunk_size, row_bytes=row_bytes
         ).samples

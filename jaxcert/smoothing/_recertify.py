@@ -14,7 +14,13 @@ from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_fro
 from jaxcert.smoothing._certify import NonFiniteScoresError, _host_counts
 from jaxcert.smoothing._labels import NOT_FINITE, sample_labels
 from jaxcert.smoothing._noise import Noise
-from jaxcert.smoothing._sampling import Classifier, _check_scores, as_partial, class_counts
+from jaxcert.smoothing._sampling import (
+    Classifier,
+    _check_scores,
+    _input_ids,
+    as_partial,
+    class_counts,
+)
 
 # Stages of the key, apart from those of `certify` and `predict`: the noise is always fresh.
 _DISAGREEMENT, _DIRECT = 0x6972_7301, 0x6972_7302
@@ -230,7 +236,7 @@ def recertify(
     batch, num_classes = earlier.counts.shape
     old = _checked("old_classify", old_classify, inputs, num_classes)
     new = _checked("new_classify", new_classify, inputs, num_classes)
-    ids = np.arange(batch) if ids is None else np.asarray(ids)
+    ids = np.asarray(_input_ids(ids, batch))
     selected = earlier.selection_counts.argmax(axis=1)
     is_direct = earlier.p_lower > direct_above
     successes, num_runs = np.zeros(batch, np.int64), np.full(batch, direct_samples)

@@ -57,8 +57,8 @@ def class_counts(
       ids: integers `[b]`, what identifies each input's noise; its position by default.
       chunk_size: how many noisy inputs are classified at once; chosen by the size of the network's
         activations by default.
-      mesh: devices to share the work. Axes named `"images"` and `"samples"` split the inputs and
-        the samples; at least one of them must be there.
+      mesh: devices to share the work, each with a copy of the weights. Axes named `"images"` and
+        `"samples"` split the inputs and the samples; at least one of them must be there.
 
     Returns:
       int32 `[b, num_classes]`. Each row sums to `num_samples`, less the samples for which a score

@@ -55,6 +55,14 @@ def test_another_alpha_needs_no_new_samples():
     assert radii[0] > radii[1] > radii[2] > 0
 
 
+def test_a_row_without_samples_abstains():
+    certificate = smoothing.certificate_from_counts(
+        [[0, 9], [0, 9]], [[0, 0], [0, 99]], noise=GAUSSIAN, alpha=0.01
+    )
+    np.testing.assert_array_equal(certificate.label, [smoothing.ABSTAIN, 1])
+    assert certificate.radius[0] == certificate.p_lower[0] == 0
+
+
 def test_scale_for_each_input():
     counts = np.array([[900, 100]] * 2)
     certificate = smoothing.certificate_from_counts(
@@ -74,8 +82,8 @@ def test_bad_input():
         certify(good, [1, 2], noise=GAUSSIAN, alpha=0.01)
     with pytest.raises(ValueError, match="counts must not be negative"):
         certify(good, [[-1, 2]], noise=GAUSSIAN, alpha=0.01)
-    with pytest.raises(ValueError, match="counts must have votes in every row"):
-        certify(good, [[0, 0]], noise=GAUSSIAN, alpha=0.01)
+    with pytest.raises(ValueError, match="selection_counts must have votes in every row"):
+        certify([[0, 0]], good, noise=GAUSSIAN, alpha=0.01)
     with pytest.raises(ValueError, match=r"noise.scale must be a scalar or of shape \(1,\)"):
         certify(good, good, noise=smoothing.gaussian([1.0, 2.0]), alpha=0.01)
     for alpha in (0, 1, 1.5):

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxcert import smoothing
+from jaxcert.smoothing import _certify, _recertify
 from tests.smoothing.classifiers import NUM_HASH_CLASSES, half_space, hash_of_bits
 
 NOISE = smoothing.gaussian(0.5)
@@ -131,3 +132,20 @@ class TestBadInput:
 def test_selection_samples(key):
     with pytest.raises(ValueError, match="selection_samples must lie in"):
         certify(key, selection_samples=0)
+
+
+def test_stages_of_the_key_are_distinct():
+    """Selection, estimation, prediction and recertification never draw from one stage."""
+    stages = [
+        *(_certify._SELECTION, _certify._ESTIMATION, _certify._PREDICTION),
+        *(_recertify._DISAGREEMENT, _recertify._DIRECT),
+    ]
+    assert len(set(stages)) == len(stages)
+
+
+@pytest.mark.parametrize("verb", [smoothing.certify, smoothing.predict, smoothing.class_counts])
+def test_a_number_instead_of_noise(key, verb):
+    with pytest.raises(
+        TypeError, match=r"noise must be a Noise such as smoothing.gaussian\(0.25\)"
+    ):
+        verb(key, half_space, INPUTS, noise=0.25, num_classes=2, num_samples=10)

@@ -317,7 +317,7 @@ class TestBadInput:
             counts(key, inputs)
         with pytest.raises(ValueError, match="inputs must be multiples"):
             counts(key, jnp.full((2, 3), 77 / 255, jnp.bfloat16))
-        with pytest.raises(ValueError, match="inputs must lie within 1048576 steps"):
+        with pytest.raises(ValueError, match="inputs must lie within 131072 steps"):
             counts(key, np.full((1, 2), 1e6, np.float32))
 
     def test_inputs_of_too_many_coordinates(self, key):
@@ -356,3 +356,20 @@ class TestBadInput:
     def test_text(self, text):
         with pytest.raises(ValueError, match="noise must"):
             smoothing.parse_noise(text)
+
+
+def test_traced_inputs_off_the_grid_are_no_votes(key):
+    noise = smoothing.discrete_gaussian(0.25)
+    count = jax.jit(
+        lambda inputs: smoothing.class_counts(
+            key, half_space, inputs, noise=noise, num_samples=50, num_classes=2
+        )
+    )
+    inputs = jnp.array([[1.0], [jnp.nan], [jnp.inf], [3e9], [0.5 / 255], [20 / 255]])
+    np.testing.assert_array_equal(count(inputs).sum(axis=1), [50, 0, 0, 0, 0, 50])
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 1e-7, 1e-30])
+def test_noise_far_below_the_grid_is_zero(key, sigma):
+    noise = smoothing.discrete_gaussian(sigma)
+    assert not np.any(noise.sample(key, (1000,)))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -130,3 +132,8 @@ def test_sample_needs_a_typed_threefry_key():
         noise.sample(jax.random.PRNGKey(1), (2,))
     with pytest.raises(ValueError, match="threefry"):
         noise.sample(jax.random.key(1, impl="rbg"), (2,))
+
+
+def test_radius_rounds_a_replaced_scale_as_sampling_does():
+    noise = dataclasses.replace(smoothing.gaussian(1.0), scale=np.float64(0.12))
+    assert noise.radius(0.99) == smoothing.gaussian(0.12).radius(0.99)
