@@ -26,6 +26,8 @@ _ALIASES = {
 }
 _REQUIRED = ("idx", "label", "predict", "radius")
 _PLAIN = COLUMNS[:6]
+# The field's logs share six of our eleven columns; with two more, a header is ours, if damaged.
+_OWN_COLUMNS = 8
 _CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
@@ -65,7 +67,8 @@ class Log:
 def read_log(path: str | os.PathLike[str]) -> Log:
     r"""Read a certification log, ours or another tool's.
 
-    Our own logs are read strictly. Others may separate fields by one or more tabs or by commas,
+    Our own logs are read strictly: files named `log.tsv` or `log-*.tsv`, and all whose header is
+    ours or nearly ours. Others may separate fields by one or more tabs or by commas,
     lack the header when their columns are `idx label predict radius correct time`, order and
     name columns differently, begin with a line of arguments, end with a summary, write times as
     seconds or as `0:00:13.7`, and `correct` as 0, 1, True or False.
@@ -130,7 +133,23 @@ def _read_file(path: pathlib.Path) -> Log:
         return _read_own(str(path), lines, torn)
     if not lines and HEADER.startswith(torn):
         return Log(str(path), (), (f"the header is torn: {torn!r}",))
-    return _read_other(str(path), [*lines, torn] if torn else lines)
+    lines = [*lines, torn] if torn else lines
+    if path.name == LOG_NAME or path.match(_SHARD_NAMES):
+        raise _wrong_header(
+            str(path), 1, lines[0], "; a log of another tool needs another file name"
+        )
+    return _read_other(str(path), lines)
+
+
+def _wrong_header(path: str, line: int, text: str, advice: str = "") -> LogError:
+    return LogError(
+        f"{path}, line {line}: expected the header {HEADER!r} as line 1, got {text[:120]!r}{advice}"
+    )
+
+
+def _is_nearly_header(text: str) -> bool:
+    names = re.split(r"[^a-z]+", text.lower())
+    return sum(name in names for name in COLUMNS) >= _OWN_COLUMNS
 
 
 def _read_own(path: str, lines: Sequence[str], torn: str) -> Log:
@@ -148,6 +167,9 @@ def _read_other(path: str, lines: Sequence[str]) -> Log:
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
+        # Without its counts a log of ours would pass every check, so a damaged header is an error.
+        if not rows and _is_nearly_header(text):
+            raise _wrong_header(path, number, text)
         fields = _split(text)
         header = [_ALIASES.get(name.lower(), name.lower()) for name in fields]
         if columns is None and all(name in header for name in _REQUIRED):

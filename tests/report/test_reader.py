@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from jaxcert.report import LogError, read_log
+from jaxcert.report import LogError, RunLog, read_log
+from jaxcert.report._rows import HEADER
 
 COHEN = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -171,9 +172,51 @@ def test_no_log_at_all_is_refused(read, text):
         read(text)
 
 
+@pytest.fixture
+def own(tmp_path, make_row):
+    path = tmp_path / "log.tsv"
+    with RunLog(path) as log:
+        log.append(make_row())
+    return path.read_text()
+
+
+# With a name of another tool's, a damaged log of ours must not lose its counts unnoticed.
+@pytest.mark.parametrize("name", ["log.tsv", "log-00001.tsv", "copied.tsv"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("counts", "cousts", 1),
+        lambda text: text.replace("idx", "Idx", 1),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace("\n", " \n", 1),
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\tselection\n", "\n", 1),
+    ],
+    ids=["letter", "case", "crlf", "cr", "space", "bom", "short"],
+)
+def test_damaged_header_of_our_own_log_is_an_error(tmp_path, own, name, damage):
+    path = tmp_path / name
+    path.write_bytes(damage(own).encode())
+    with pytest.raises(LogError, match=rf"{name}, line 1: expected the header 'idx\\tlabel"):
+        read_log(path)
+
+
+def test_line_before_our_header_is_an_error(read, own):
+    with pytest.raises(LogError, match=r"published\.tsv, line 2: expected the header .* as line 1"):
+        read("sigma: 0.25\n" + own)
+
+
+def test_log_of_another_tool_under_our_name_is_refused(tmp_path):
+    path = tmp_path / "log.tsv"
+    path.write_text(COHEN + "0\t3\t3\t0.378\t1\t15.4\n")
+    with pytest.raises(LogError, match=r"log\.tsv, line 1: .* needs another file name"):
+        read_log(tmp_path)
+
+
 def test_names_come_from_the_run_folder_or_the_file(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "log.tsv").write_text(COHEN + "0\t3\t3\t0.378\t1\t15.4\n")
+    (tmp_path / "run" / "log.tsv").write_text(HEADER + "\n")
     assert read_log(tmp_path / "run").name == "run"
     (tmp_path / "sigma_0.25.tsv").write_text(COHEN)
     assert read_log(tmp_path / "sigma_0.25.tsv").name == "sigma_0.25"
