@@ -105,6 +105,11 @@ class RunLog:
             content += block
         whole, line_end, torn = content.rpartition(b"\n")
         whole += line_end
+        # Only a header of ours that a kill cut short may go; anything else is another's file.
+        if not whole and not HEADER.encode().startswith(torn):
+            raise LogError(
+                f"{self.path}, line 1: expected the header {HEADER!r}, got {torn[:80]!r}"
+            )
         rows = self._parse(whole)
         if torn:
             os.ftruncate(self._descriptor, len(whole))

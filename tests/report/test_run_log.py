@@ -83,6 +83,15 @@ def test_other_header_is_refused(tmp_path):
         RunLog(path)
 
 
+@pytest.mark.parametrize("text", ["my only notes", HEADER + "\tmore", "idx\tlabel\tpredict,"])
+def test_file_of_one_unended_line_is_not_cut_off(tmp_path, text):
+    path = tmp_path / "log.tsv"
+    path.write_text(text)
+    with pytest.raises(LogError, match=r"log\.tsv, line 1: expected the header"):
+        RunLog(path)
+    assert path.read_text() == text
+
+
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path, make_row):
     path = tmp_path / "log.tsv"
     with RunLog(path) as log:
