@@ -22,6 +22,21 @@ MANIFEST_NAME = "manifest.json"
 # Flags that change noise or rounding.
 _FLAGS = ("jax_threefry_partitionable", "jax_default_matmul_precision", "jax_enable_x64")
 
+# The parts that are read back, with the types that a reader relies on.
+_FIELDS: dict[str, dict[str, tuple[tuple[type, ...], str]]] = {
+    "settings": {
+        "noise": ((str,), "text"),
+        "num_samples": ((int,), "an integer"),
+        "selection_samples": ((int,), "an integer"),
+        "alpha": ((int, float), "a number"),
+    },
+    "data": {
+        "images": ((str,), "text"),
+        "num_images": ((int,), "an integer"),
+        "num_classes": ((int,), "an integer"),
+    },
+}
+
 
 class ManifestError(ValueError):
     """A run folder that belongs to another run; the message names the fields that differ."""
@@ -53,6 +68,8 @@ def open_manifest(
 ) -> list[str]:
     """Write the manifest of a new run, or check that a started run is the same one.
 
+    A start that failed before its first row decided nothing, so its manifest is replaced.
+
     Args:
         folder: The run folder.
         identity: What decides the results: settings, key, fingerprints. JSON values only.
@@ -65,8 +82,8 @@ def open_manifest(
         is still valid, but its new rows may not be those that the first machine would give.
 
     Raises:
-        ManifestError: If an identity field differs, naming it and both values; or if there are
-            rows but no manifest.
+        ManifestError: If an identity field differs and there are rows, naming it and both values;
+            if there are rows but no manifest; or if the file is not a manifest.
         OSError: If the manifest cannot be written.
     """
     path = folder / MANIFEST_NAME
@@ -85,6 +102,9 @@ def open_manifest(
     mine = json.loads(json.dumps({"format": FORMAT, **identity}))
     theirs = {name: value for name, value in stored.items() if name != "launches"}
     differences = _differences(theirs, mine)
+    if differences and write and not has_rows:
+        write_json(path, {**mine, "launches": [launch]})
+        return []
     if differences:
         details = "; ".join(
             f"{name}: the folder has {_short(old)}, this run has {_short(new)}"
@@ -125,6 +145,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise ManifestError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(stored, dict):
         raise ManifestError(f"{path} holds {type(stored).__name__}, expected a JSON object")
+    _check_types(path, stored)
     return stored
 
 
@@ -138,8 +159,10 @@ def write_json(path: pathlib.Path, value: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             error.errno, f"cannot write: {os.strerror(error.errno or 0)}", str(path)
         ) from error
@@ -206,6 +229,27 @@ def parse_indices(text: str, *, length: int) -> list[int]:
     if not result:
         raise ValueError(f"indices must name at least one of {length} images, got {text!r}")
     return result
+
+
+def _check_types(path: pathlib.Path, stored: Mapping[str, Any]) -> None:
+    """Raise unless each part that is read back has its type; absent parts are left to readers."""
+
+    def check(name: str, value: Any, kinds: tuple[type, ...], wanted: str) -> None:
+        # To Python, true and false are integers.
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise ManifestError(f"{path}, field {name}: expected {wanted}, got {_short(value)!r}")
+
+    for section, fields in _FIELDS.items():
+        values = stored.get(section, {})
+        check(section, values, (dict,), "an object")
+        for name, (kinds, wanted) in fields.items():
+            if name in values:
+                check(f"{section}.{name}", values[name], kinds, wanted)
+    launches = stored.get("launches", [])
+    check("launches", launches, (list,), "a list of objects")
+    for place, launch in enumerate(launches):
+        check(f"launches[{place}]", launch, (dict,), "an object")
+        check(f"launches[{place}].environment", launch.get("environment", {}), (dict,), "an object")
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

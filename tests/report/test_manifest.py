@@ -108,3 +108,42 @@ def test_indices_are_written_shortly_and_read_back(indices, text):
 def test_bad_indices_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         parse_indices(text, length=10)
+
+
+def test_start_that_failed_before_its_first_row_locks_nothing(tmp_path):
+    open_manifest(tmp_path, IDENTITY, launch(), has_rows=False)
+    other = IDENTITY | {"key": {"data": [0, 8]}}
+    # Of several processes the first writes; the others must find what it wrote.
+    with pytest.raises(ManifestError, match=r"key\.data"):
+        open_manifest(tmp_path, other, launch(), has_rows=False, write=False)
+    assert open_manifest(tmp_path, other, launch(), has_rows=False) == []
+    stored = read_manifest(tmp_path)
+    assert stored["key"] == {"data": [0, 8]}
+    assert len(stored["launches"]) == 1
+    with pytest.raises(ManifestError, match=r"key\.data"):
+        open_manifest(tmp_path, IDENTITY, launch(), has_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ({"data": []}, "data: expected an object"),
+        ({"settings": "none"}, "settings: expected an object"),
+        ({"settings": {"noise": 3}}, r"settings\.noise: expected text, got '3'"),
+        ({"settings": {"num_samples": True}}, r"settings\.num_samples: expected an integer"),
+        ({"data": {"images": [0, 1]}}, r"data\.images: expected text"),
+        ({"launches": {}}, "launches: expected a list"),
+        ({"launches": [3]}, r"launches\[0\]: expected an object"),
+        ({"launches": [{"environment": []}]}, r"launches\[0\]\.environment: expected an object"),
+    ],
+)
+def test_part_of_another_type_is_named(tmp_path, content, field):
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match=rf"manifest\.json, field {field}"):
+        read_manifest(tmp_path)
+
+
+def test_value_that_is_no_json_leaves_no_partial_file(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "manifest.json", {"a": object()})
+    assert os.listdir(tmp_path) == []
