@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxcert import smoothing
 
-from ._manifest import read_manifest
+from ._manifest import MANIFEST_NAME, ManifestError, parse_indices, read_manifest
 from ._reader import Log, read_log
 from ._rows import ABSTAIN, Row, parse_noise
 
@@ -50,12 +51,15 @@ class RecheckResult(NamedTuple):
     Attributes:
         num_rows: Rows in the log.
         num_rederived: Rows whose radius was derived again from counts.
-        problems: What is wrong, in file order; empty when all is well.
+        problems: What is wrong, in file order; empty when nothing is wrong that could be checked.
+        num_unchecked: Rows whose radius could not be checked at all: neither derived again nor
+            compared with the radii that counts can give.
     """
 
     num_rows: int
     num_rederived: int
     problems: tuple[Problem, ...]
+    num_unchecked: int
 
 
 def recheck(
@@ -85,10 +89,11 @@ def recheck(
         alpha: One-sided failure probability of a log without counts.
 
     Returns:
-        Numbers of rows seen and rederived, and the problems.
+        Numbers of rows seen, rederived and left unchecked, and the problems.
 
     Raises:
         LogError: If the log cannot be read.
+        ManifestError: If the run's manifest cannot be read.
         ValueError: If some but not all of `noise`, `num_samples` and `alpha` are given.
 
     Guarantee:
@@ -125,8 +130,11 @@ def recheck(
             groups[row.noise, row.alpha].append(row)
     for (noise_text, row_alpha), rows in groups.items():
         found += _rederive(rows, parse_noise(noise_text), row_alpha)
+    num_rederived = sum(map(len, groups.values()))
+    num_checked = num_rederived
     if plain and noise is not None and num_samples is not None and alpha is not None:
         found += _attainable(plain, noise, num_samples, alpha)
+        num_checked += len(plain)
     problems = [
         Problem(row.path or log.path, row.line, row.index, field, message)
         if row
@@ -134,7 +142,8 @@ def recheck(
         for row, field, message in found
     ]
     problems.sort(key=lambda problem: (problem.path, problem.line))
-    return RecheckResult(len(log.rows), sum(map(len, groups.values())), tuple(problems))
+    num_rows = len(log.rows)
+    return RecheckResult(num_rows, num_rederived, tuple(problems), num_rows - num_checked)
 
 
 def _contradictions(row: Row) -> list[tuple[str, str]]:
@@ -177,9 +186,27 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
         return []
     settings = manifest.get("settings", {})
     planned = settings.get("noise")
-    noises = set() if planned is None else _one_each(parse_noise(planned))
+    images, num_classes = (manifest.get("data", {}).get(name) for name in ("images", "num_classes"))
+    try:
+        noises = set() if planned is None else _one_each(parse_noise(planned))
+        wanted_images = None if images is None else _parse_images(images)
+    except ValueError as error:
+        raise ManifestError(f"{os.path.join(folder, MANIFEST_NAME)}: {error}") from None
     found: list[tuple[Row | None, str, str]] = []
     for row in log.rows:
+        if wanted_images is not None and row.index not in wanted_images:
+            found.append((row, "idx", f"image {row.index} is not in the manifest's {images}"))
+        highest = {
+            "label": row.label,
+            "predict": row.predict,
+            "counts": max(row.counts or (0,)),
+            "selection": max(row.selection or (0,)),
+        }
+        for field, label in highest.items():
+            if num_classes is not None and label >= num_classes:
+                found.append(
+                    (row, field, f"has class {label}, but the manifest says {num_classes} classes")
+                )
         said = {
             "samples": (settings.get("num_samples"), row.samples),
             "alpha": (settings.get("alpha"), row.alpha),
@@ -193,6 +220,11 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
             if wanted is not None and wanted != got:
                 found.append((row, field, f"the manifest says {wanted}, the row {got}"))
     return found
+
+
+def _parse_images(text: str) -> set[int]:
+    """Images of a manifest, whose text implies how many the data set has at least."""
+    return set(parse_indices(text, length=1 + max(map(int, re.findall(r"\d+", text)), default=0)))
 
 
 def _one_each(noise: smoothing.Noise) -> set[str]:

@@ -1,10 +1,11 @@
 import dataclasses
+import json
 import pathlib
 
 import pytest
 
 from jaxcert import smoothing
-from jaxcert.report import Log, Row, read_log, recheck
+from jaxcert.report import Log, ManifestError, Row, read_log, recheck
 
 
 def problems(*rows):
@@ -13,13 +14,13 @@ def problems(*rows):
 
 def test_good_rows_pass_and_are_all_derived_again(make_row):
     result = recheck(Log("log.tsv", tuple(make_row(index) for index in range(5))))
-    assert result == (5, 5, ())
+    assert result == (5, 5, (), 0)
 
 
 def test_finished_run_passes(run):
     log = run()
-    assert recheck(log) == (7, 7, ())
-    assert recheck(log.path) == (7, 7, ())
+    assert recheck(log) == (7, 7, (), 0)
+    assert recheck(log.path) == (7, 7, (), 0)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,46 @@ def test_row_that_disagrees_with_the_manifest_is_flagged(run, old, new, field):
     assert new.strip() in found[0].message
 
 
+def damage_manifest(path, section, name, value):
+    path = pathlib.Path(path).parent / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest[section][name] = value
+    path.write_text(json.dumps(manifest))
+
+
+def test_image_that_the_manifest_does_not_name_is_flagged(run):
+    log = run()
+    damage_manifest(log.path, "data", "images", "0:51:10")
+    (problem,) = recheck(log.path).problems
+    assert (problem.field, problem.index) == ("idx", 60)
+    assert problem.message == "image 60 is not in the manifest's 0:51:10"
+
+
+def test_class_that_the_manifest_does_not_have_is_flagged(run):
+    log = run()
+    damage_manifest(log.path, "data", "num_classes", 1)
+    found = {(problem.field, problem.line) for problem in recheck(log.path).problems}
+    expected = set()
+    for line, row in enumerate(log.rows, start=2):
+        expected |= {("label", line)} if row.label >= 1 else set()
+        expected |= {("predict", line)} if row.predict >= 1 else set()
+        expected |= {("counts", line)} if max(row.counts) >= 1 else set()
+        expected |= {("selection", line)} if max(row.selection) >= 1 else set()
+    assert found == expected
+    assert {field for field, _ in found} == {"label", "predict", "counts", "selection"}
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("settings", "noise", "pink(1)"), ("data", "images", "a:b"), ("data", "images", "")],
+)
+def test_manifest_that_cannot_be_used_is_named(run, section, name, value):
+    log = run()
+    damage_manifest(log.path, section, name, value)
+    with pytest.raises(ManifestError, match=r"manifest\.json: "):
+        recheck(log.path)
+
+
 def test_rows_of_a_thousand_classes_go_in_blocks(make_row):
     rows = [make_row(index, counts={3: 10, 7: 190, 999: 0}) for index in range(3)]
     wide = make_row(3, counts={7: 190, 4_000_000: 10})
@@ -111,6 +152,16 @@ def test_published_radius_must_be_one_that_a_count_gives():
     assert "no count out of 1000 gives it" in between[0].message
     above = recheck(published(exact[3] + 0.001), **NOISE).problems
     assert "the largest that 1000 samples at alpha 0.001 give is 0.61581" in above[0].message
+
+
+def test_rows_that_nothing_could_check_are_counted(make_row):
+    foreign = published(0.1, 0.2)
+    assert recheck(foreign) == (2, 0, (), 2)
+    counts = smoothing.clopper_pearson_lower([900], 1000, alpha=0.001)
+    exact = published(*NOISE["noise"].radius(counts).tolist())
+    assert recheck(exact, **NOISE) == (1, 0, (), 0)
+    mixed = Log("x", (make_row(5), *foreign.rows))
+    assert recheck(mixed) == (3, 1, (), 2)
 
 
 def test_settings_of_a_published_log_come_together():
