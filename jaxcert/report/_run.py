@@ -97,8 +97,8 @@ def certify_run(
 
     Raises:
         TypeError: If `classify` is no `Partial` and there is no `model_fingerprint`.
-        ValueError: If no image could be certified under these settings, whatever the classifier
-            does; the message says how many samples would be enough.
+        ValueError: If two images share an id; or if no image could be certified under these
+            settings, whatever the classifier does; the message says how many samples would do.
         ManifestError: If the folder belongs to a run with other settings, naming them.
         LogError: If the log in the folder is corrupt, naming file, line and field.
         BlockingIOError: If another process is writing to the folder.
@@ -125,15 +125,19 @@ def certify_run(
         >>> [(row.index, row.samples) for row in log.rows]
         [(0, 100), (100, 100)]
     """
+    # The checks return plain numbers, which JSON can hold and NumPy's it cannot.
+    num_samples = _checks.positive_integer("num_samples", num_samples)
+    alpha = _checks.probability("alpha", alpha)
     _check_settings(noise, num_samples, alpha)
-    _checks.positive_integer("selection_samples", selection_samples)
-    if dataset.num_images == 0:
-        raise ValueError("dataset must have at least one image")
+    selection_samples = _checks.positive_integer("selection_samples", selection_samples)
+    if chunk_size is not None:
+        chunk_size = _checks.positive_integer("chunk_size", chunk_size)
+    _check_ids(dataset)
     if mesh is not None and mesh.is_multi_process:
         raise ValueError("mesh must hold devices of this process alone; images are shared by ids")
     if images_per_launch is None:
         images_per_launch = max(1, min(_IMAGES_A_LAUNCH, _SAMPLES_A_LAUNCH // num_samples))
-    _checks.positive_integer("images_per_launch", images_per_launch)
+    images_per_launch = _checks.positive_integer("images_per_launch", images_per_launch)
     _checks.one_value_per_input("noise.scale", noise.scale, dataset.num_images)
     if model_fingerprint is None:
         if not isinstance(classify, jax.tree_util.Partial):
@@ -158,7 +162,7 @@ def certify_run(
         "data": {
             "images": compact_indices(dataset.ids.tolist()),
             "num_images": dataset.num_images,
-            "num_classes": dataset.num_classes,
+            "num_classes": int(dataset.num_classes),
             "fingerprint": data_fingerprint(dataset),
         },
         "model": {"fingerprint": model_fingerprint},
@@ -194,7 +198,8 @@ def certify_run(
             np.arange(start, min(start + size, dataset.num_images))
             for start in range(0, dataset.num_images, size)
         ]
-        _append_missing(log, dataset, launcher, groups[process::num_processes], earlier, progress)
+        mine = groups[process::num_processes]
+        _append_missing(log, dataset, launcher, mine, size, earlier, progress)
         if num_processes == 1 and not earlier:
             return Log(str(log.path), tuple(log.rows))
     return read_log(folder) if log_files(folder) else Log(str(folder), ())
@@ -296,10 +301,15 @@ def _append_missing(
     dataset: Dataset,
     launcher: _Launcher,
     groups: Sequence[np.ndarray],
+    size: int,
     earlier: Sequence[Row],
     progress: bool,
 ) -> None:
-    """Certify and log what is missing of these groups; `earlier` is in other processes' logs."""
+    """Certify and log what is missing of these groups, in launches of `size` images.
+
+    `earlier` is in other processes' logs. A process may own the short last group alone, so `size`
+    is the run's, not the first group's.
+    """
     known = {row.index: row.is_right for row in (*log.rows, *earlier)}
     mine = {index for places in groups for index in dataset.ids[places].tolist()}
     done = {index: is_right for index, is_right in known.items() if index in mine}
@@ -309,13 +319,26 @@ def _append_missing(
             # A group that a kill cut short runs again as a whole, so that it is the same launch.
             if done.keys() >= set(dataset.ids[places].tolist()):
                 continue
-            for row in launcher.rows(places, len(groups[0])):
+            for row in launcher.rows(places, size):
                 if row.index in done:
                     continue
                 log.append(row)
                 done[row.index] = row.is_right
                 bar.set_postfix_str(f"certified {sum(done.values())}/{len(done)}", refresh=False)
                 bar.update()
+
+
+def _check_ids(dataset: Dataset) -> None:
+    """Refuse a data set without images, or whose rows a log could not tell apart."""
+    if dataset.num_images == 0:
+        raise ValueError("dataset must have at least one image")
+    values, counts = np.unique(dataset.ids, return_counts=True)
+    if np.any(counts > 1):
+        place = int(np.argmax(counts > 1))
+        raise ValueError(
+            "dataset.ids must name each image once, "
+            f"got {int(values[place])} for {int(counts[place])} images"
+        )
 
 
 def _check_settings(noise: smoothing.Noise, num_samples: int, alpha: float) -> None:

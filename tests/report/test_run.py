@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxcert import report, smoothing
-from jaxcert.report import LogError, ManifestError, RunLog
+from jaxcert.report import LogError, ManifestError, RunLog, _run
 
 
 def timeless(log):
@@ -253,6 +254,52 @@ def test_images_that_are_not_numbers_stop_the_run_between_rows(run, tmp_path, da
 def test_classes_that_disagree_with_the_scores_are_named(run, dataset):
     with pytest.raises(ValueError, match="num_classes"):
         run(dataset=dataset._replace(num_classes=4))
+
+
+def test_images_of_one_id_are_refused_before_anything_is_written(run, tmp_path, dataset):
+    twice = dataset._replace(positions=np.array([0, 10, 20, 10, 40, 50, 60]))
+    with pytest.raises(ValueError, match=r"dataset\.ids must name each image once, got 10 for 2"):
+        run(dataset=twice)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_the_same_settings(run, dataset):
+    whole = run(alpha=np.float64(0.001), num_samples=np.int64(200), chunk_size=np.int32(40),
+                selection_samples=np.int16(10), images_per_launch=np.uint8(3),
+                dataset=dataset._replace(num_classes=np.int64(3)))  # fmt: skip
+    assert timeless(run()) == timeless(whole)
+
+
+def test_process_that_owns_the_short_last_group_launches_the_same_shape(run, tmp_path, monkeypatch):
+    whole = {row.index: row for row in timeless(run(folder=tmp_path / "whole"))}
+    sizes, certify = [], smoothing.certify
+
+    def recording(key, classify, inputs, **settings):
+        sizes.append(len(inputs))
+        return certify(key, classify, inputs, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(smoothing, "certify", recording)
+        launch = functools.partial(_run._append_missing, progress=False)
+        patch.setattr(
+            _run,
+            "_append_missing",
+            # Of the groups 0-2, 3-5 and 6, the third of three processes owns the last.
+            lambda log, dataset, launcher, groups, *rest: launch(
+                log, dataset, launcher, groups[2::3], *rest[:-1]
+            ),
+        )
+        log = run()
+    assert sizes == [3]
+    assert timeless(log) == [whole[60]]
+
+
+def test_start_that_fails_before_its_first_row_locks_nothing(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0)
+        with pytest.raises(Killed):
+            run(num_samples=300)
+    assert {row.samples for row in run().rows} == {200}
 
 
 def test_empty_data_set_is_refused(run, dataset):
