@@ -22,7 +22,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,11 +91,21 @@ PRESETS = {
 
 
 def trained(preset: Preset, sigma: float, *, folder: Path) -> tuple[Network, dict[str, Any]]:
-    """Train the network of one noise level, or restore it; with what is known of its training."""
+    """Train the network of one noise level, or restore it; with what is known of its training.
+
+    Raises:
+        ValueError: if there is a network that was trained by another recipe.
+    """
     path = folder / f"{preset.dataset}_{sigma}"
     about = folder / f"{preset.dataset}_{sigma}.json"
     if path.exists():
         known = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
+        recipe = json.loads(json.dumps(dict(preset.recipe)))
+        if about.exists() and known.get("recipe") != recipe:
+            raise ValueError(
+                f"{path} was trained with {known.get('recipe')} and the preset says {recipe}; "
+                "delete that folder to train again, or name another one with --models"
+            )
         return models.restore(path), known
     dataset = data.load(preset.dataset, "train")
     mean, std = models.pixel_statistics(dataset.images)
@@ -173,10 +182,15 @@ def format_comparison(rows: Sequence[Mapping[str, Any]], tolerance: float) -> st
 
 
 def run(
-    name: str, preset: Preset, *, output: Path, models_folder: Path, command: str
+    name: str,
+    preset: Preset,
+    *,
+    output: Path,
+    models_folder: Path,
+    command: str,
+    note: str | None = None,
 ) -> dict[str, Any]:
     """Run a preset, write `table.md`, `result.json` and `curve.png` to `output`."""
-    began = time.perf_counter()
     logs, summaries, rows = [], [], []
     for sigma in preset.sigmas:
         module, known = trained(preset, sigma, folder=models_folder)
@@ -202,7 +216,7 @@ def run(
         "command": command,
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
-        "seconds_of_last_launch": time.perf_counter() - began,
+        "note": note,
         "runs": [
             row | {"summary": report.summary_to_dict(summary)}
             for row, summary in zip(rows, summaries, strict=True)
@@ -212,7 +226,7 @@ def run(
     parts = [f"# Randomized smoothing on {preset.dataset}", f"    {command}", table]
     if preset.published:
         parts.append(format_comparison(rows, preset.tolerance))
-    parts.append(times(rows))
+    parts.append(times(rows, note=note))
     (output / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (output / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     report.plot_curves(
@@ -228,11 +242,11 @@ def run(
     return result
 
 
-def times(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say how long training and certifying took."""
+def times(rows: Sequence[Mapping[str, Any]], *, note: str | None = None) -> str:
+    """Say how long training and certifying took, and where; `note` is what to know about that."""
     device = jax.devices()[0]
     where = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
-    lines = [f"Times on {where}:", ""]
+    lines = [f"Times on {where}, {note}:" if note else f"Times on {where}:", ""]
     for row in rows:
         seconds = row["train"].get("seconds")
         train = "trained earlier" if seconds is None else f"trained in {seconds:.0f} s"
@@ -264,12 +278,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sigma", type=float, nargs="+", help="only these noise levels, to share the work"
     )
+    parser.add_argument("--note", help='about the times, such as "which ran other work beside it"')
+    parser.add_argument("--publish", action="store_true", help="copy to the committed results")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
     if options.sigma is not None:
         unknown = sorted(set(options.sigma) - set(preset.sigmas))
         if unknown:
             parser.error(f"--sigma must be of {preset.sigmas}, got {unknown}")
+        if options.publish:
+            parser.error("--publish takes all noise levels of a preset; leave out --sigma")
         preset = dataclasses.replace(preset, sigmas=tuple(options.sigma))
     words = sys.argv[1:] if arguments is None else arguments
     command = f"python -m experiments.cohen {shlex.join(words)}"
@@ -280,9 +298,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output=options.output,
         models_folder=options.models or options.output / "models",
         command=command,
+        note=options.note,
     )
     print(f"table and curve: {options.output / 'table.md'}, {options.output / 'curve.png'}")
-    if preset.published and preset.sigmas == PRESETS[options.preset].sigmas:
+    if options.publish:
         publish(options.preset, output=options.output, results=RESULTS, sigmas=preset.sigmas)
     return 0 if all(run.get("is_near", True) for run in result["runs"]) else 1
 

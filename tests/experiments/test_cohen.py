@@ -56,13 +56,29 @@ def test_published_radius_is_compared_and_results_are_kept(
 ):
     preset = dataclasses.replace(tiny, published={0.25: published})
     monkeypatch.setitem(cohen.PRESETS, "smoke", preset)
-    assert cohen.main(["--output", str(tmp_path / "run")]) == status
+    command = ["--output", str(tmp_path / "run")]
+    assert cohen.main(command) == status
+    assert not (tmp_path / "results").exists()
+    assert cohen.main([*command, "--publish", "--note", "which was busy"]) == status
     kept = ["cohen_smoke.json", "cohen_smoke.md", "cohen_smoke.png", "cohen_smoke_sigma_0.25.tsv"]
     assert sorted(os.listdir(tmp_path / "results")) == kept
     table = (tmp_path / "results" / "cohen_smoke.md").read_text()
     assert f"| {published:.3f} |" in table
     assert f"| {verdict} |" in table
+    assert ", which was busy:\n" in table
+    assert "--publish --note 'which was busy'\n" in table
+    assert json.loads((tmp_path / "results" / kept[0]).read_text())["note"] == "which was busy"
     assert report.recheck(tmp_path / "results" / kept[3]).num_rederived == 12
+
+
+def test_network_of_another_recipe_is_refused(tiny, tmp_path):
+    cohen.trained(tiny, 0.25, folder=tmp_path)
+    cohen.trained(tiny, 0.25, folder=tmp_path)
+    longer = dataclasses.replace(tiny, recipe={**tiny.recipe, "num_epochs": 5})
+    with pytest.raises(ValueError, match=r"'num_epochs': 4.*'num_epochs': 5.*--models"):
+        cohen.trained(longer, 0.25, folder=tmp_path)
+    (tmp_path / "digits_0.25.json").unlink()
+    assert cohen.trained(longer, 0.25, folder=tmp_path)[1] == {}
 
 
 def test_noise_levels_can_be_run_one_by_one(tiny, tmp_path, monkeypatch, capsys):
@@ -70,13 +86,15 @@ def test_noise_levels_can_be_run_one_by_one(tiny, tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(cohen.PRESETS, "smoke", preset)
     command = ["--output", str(tmp_path / "run")]
     assert cohen.main([*command, "--sigma", "0.25"]) == 0
-    assert not (tmp_path / "results").exists()
     alone = (tmp_path / "run" / "sigma_0.25" / "log.tsv").read_bytes()
-    cohen.main(command)
+    cohen.main([*command, "--publish"])
     assert (tmp_path / "run" / "sigma_0.25" / "log.tsv").read_bytes() == alone
     assert len(os.listdir(tmp_path / "results")) == 5
     with pytest.raises(SystemExit):
         cohen.main([*command, "--sigma", "0.3"])
+    with pytest.raises(SystemExit):
+        cohen.main([*command, "--sigma", "0.25", "--publish"])
+    assert "leave out --sigma" in capsys.readouterr().err
 
 
 def test_nearness_allows_the_tolerance_and_two_standard_errors(tiny):

@@ -1,6 +1,7 @@
 """The committed logs support the committed table, number by number."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,6 @@ def test_committed_numbers_are_those_of_the_logs_and_near_the_published(log, sig
     assert f"{summary.average_radius:.4f} ± {summary.average_radius_error:.4f}" in table
     assert result["command"].startswith("python -m experiments.cohen --preset mnist")
     assert result["command"] in table
+    assert not any(Path(word).is_absolute() for word in shlex.split(result["command"]))
+    assert cohen.times(result["runs"], note=result["note"]).split("\n", 1)[1] in table
+    assert f", {result['note']}:\n" in table
