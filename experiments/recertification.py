@@ -118,11 +118,11 @@ def plain_samples_for(
     ids: np.ndarray,
     block: int,
     max_samples: int,
-) -> tuple[float, list[tuple[int, float]]]:
+) -> tuple[float | None, list[tuple[int, float]]]:
     """Sample the new network alone until its average radius reaches the target.
 
     Returns:
-        The samples an image at which it does, interpolated within a block, infinite if
+        The samples an image at which it does, interpolated within a block, None if
         `max_samples` do not; and the average radius after each block.
     """
     counts = np.zeros_like(earlier.counts)
@@ -145,7 +145,7 @@ def plain_samples_for(
         if average >= target:
             part = (target - average_before) / max(average - average_before, 1e-12)
             return before + part * (samples - before), curve[1:]
-    return float("inf"), curve[1:]
+    return None, curve[1:]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "direct_share": float(result.is_direct.mean()),
         "median_disagreement_upper": float(np.median(lost)) if lost.size else None,
         "plain_samples_for_the_same": plain,
-        "fewer_samples": plain / samples,
-        "fewer_runs": plain / runs,
+        "fewer_samples": None if plain is None else plain / samples,
+        "fewer_runs": None if plain is None else plain / runs,
         "plain_curve": curve,
     }
 
@@ -204,10 +204,15 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
             f"| {row['earlier_average_radius']:.4f}, {row['earlier_samples']:,} "
             f"| {row['average_radius']:.4f} | {row['samples']:,.0f} "
             f"| {row['runs_of_a_network']:,.0f} | {row['direct_share']:.0%} "
-            f"| {row['plain_samples_for_the_same']:,.0f} | {row['fewer_samples']:.2f}x "
-            f"| {row['fewer_runs']:.2f}x |"
+            f"| {_or_not_reached(row['plain_samples_for_the_same'], ',.0f')} "
+            f"| {_or_not_reached(row['fewer_samples'], '.2f', 'x')} "
+            f"| {_or_not_reached(row['fewer_runs'], '.2f', 'x')} |"
         )
     return "\n".join(lines)
+
+
+def _or_not_reached(value: float | None, form: str, unit: str = "") -> str:
+    return "not reached" if value is None else f"{value:{form}}{unit}"
 
 
 def publish(result: dict[str, Any], folder: Path) -> None:
@@ -217,7 +222,7 @@ def publish(result: dict[str, Any], folder: Path) -> None:
     kept = [row for row in kept if row["command"] != result["command"]] + [result]
     kept.sort(key=lambda row: (row["noise"], row["change"]))
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(kept, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     commands = "\n".join(f"    {row['command']}" for row in kept)
     text = f"# Recertification of changed networks\n\n{commands}\n\n{format_table(kept)}\n\n{NOTES}"
     (folder / "recertification.md").write_text(text, encoding="utf-8")
@@ -246,7 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(format_table([result]))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(
+            json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     if options.publish:
         publish(result, RESULTS)
     return 0

@@ -68,6 +68,25 @@ def test_run_is_read_and_its_network_recognised(run, tmp_path, capsys, monkeypat
     np.testing.assert_array_equal(earlier.radius, [row.radius for row in log.rows])
 
 
+def test_radius_out_of_reach_is_null_and_said(run, tmp_path, monkeypatch, capsys):
+    def out_of_reach(target, *arguments, **settings):
+        return plain_samples_for(99.0, *arguments, **settings)
+
+    plain_samples_for = recertification.plain_samples_for
+    monkeypatch.setattr(recertification, "plain_samples_for", out_of_reach)
+    path = tmp_path / "result.json"
+    recertification.main(
+        ["--run", str(run / "run"), "--model", str(run / "model"), "--dataset", "digits"]
+        + ["--num-samples", "2000", "--count", "3", "--output", str(path)]
+    )
+    assert "Infinity" not in path.read_text()
+    result = json.loads(path.read_text())
+    assert [samples for samples, _ in result["plain_curve"]] == [2000, 4000]
+    for name in ("plain_samples_for_the_same", "fewer_samples", "fewer_runs"):
+        assert result[name] is None
+    assert "| not reached | not reached | not reached |" in capsys.readouterr().out
+
+
 def test_log_of_another_network_is_refused(run):
     with pytest.raises(ValueError, match="the log is of the network"):
         recertification.earlier_run(run / "run", "0" * 64, limit=None)
