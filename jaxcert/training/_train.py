@@ -2,7 +2,9 @@
 
 import functools
 import os
+import re
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +78,9 @@ def train(
       loss: the training scheme, a `Loss`.
       augment: from a key and a batch of images to the images that `loss` sees, such as
         `flip_randomly` or `functools.partial(shift_randomly, pixels=2)`; None leaves them.
-      checkpoint_dir: where the state is kept after each epoch; None keeps nothing.
+      checkpoint_dir: where the state is kept after each epoch; None keeps nothing. With it `loss`
+        and `augment` are recognised by name: functions at the top level of a module, or
+        `functools.partial` of such with plain numbers and strings.
       progress: whether to show a progress bar.
 
     Returns:
@@ -84,8 +88,8 @@ def train(
 
     Raises:
       TypeError: if an argument is of the wrong type.
-      ValueError: if a setting is out of range, or `checkpoint_dir` holds a damaged checkpoint or
-        one of other settings.
+      ValueError: if a setting is out of range, if `checkpoint_dir` holds a damaged checkpoint or
+        one of other settings, or if it is given with a `loss` or `augment` that has no name.
       FloatingPointError: if the loss is not finite; names the epoch and the step.
 
     Example:
@@ -142,8 +146,8 @@ def train(
             "weight_decay": float(weight_decay),
             "optimizer": optimizer,
             "warmup_fraction": float(warmup_fraction),
-            "loss": _describe(loss),
-            "augment": None if augment is None else _describe(augment),
+            "loss": _identify("loss", loss),
+            "augment": None if augment is None else _identify("augment", augment),
         }
         checkpoints = _Checkpoints(Path(checkpoint_dir), recipe)
         state, history = checkpoints.latest(state)
@@ -244,7 +248,12 @@ class _Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch_*"))
+        folders = [
+            folder
+            for folder in self.folder.glob("epoch_*")
+            if re.fullmatch("epoch_[0-9]{5,}", folder.name) and folder.is_dir()
+        ]
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("epoch_")))
 
 
 def _name(path: Any) -> str:
@@ -323,12 +332,39 @@ def _check_finite(losses: np.ndarray, epoch: int) -> None:
         )
 
 
-def _describe(function: Any) -> str:
-    """A name of `function` that is the same in every process, with what a `partial` binds."""
+def _identify(argument: str, function: Any) -> str:
+    """The importable name of `function`, the same in every process, with what a `partial` binds.
+
+    Raises:
+      ValueError: if another function could have the same name, or if what is bound is not plain.
+    """
     if isinstance(function, functools.partial):
+        values = [*function.args, *function.keywords.values()]
+        if not all(
+            value is None or isinstance(value, bool | int | float | str) for value in values
+        ):
+            raise _unidentified(argument, function)
         bound = ", ".join(
             [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
         )
-        return f"{_describe(function.func)}({bound})"
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{name}"
+        return f"{_identify(argument, function.func)}({bound})"
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", None)
+    if module is None or name is None:
+        raise _unidentified(argument, function)
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        # Fails at the `<locals>` and `<lambda>` of functions that no other process can find.
+        found = getattr(found, part, None)
+    # A method found in its class is equal to the given one only if it is bound to nothing else.
+    if found is None or found != function:
+        raise _unidentified(argument, function)
+    return f"{module}.{name}"
+
+
+def _unidentified(argument: str, function: Any) -> ValueError:
+    return ValueError(
+        f"{argument} must be a function that can be imported by its name, or a functools.partial "
+        "of one with plain numbers and strings, so that checkpoint_dir can tell it from another, "
+        f"got {function!r}; define it at the top level of a module, or train without checkpoint_dir"
+    )

@@ -225,6 +225,76 @@ def one_epoch(tmp_path_factory):
     return folder
 
 
+class Shift:
+    """Stateful, so that its class says too little about it."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __call__(self, key, images):
+        return training.shift_randomly(key, images, pixels=self.pixels)
+
+    def method(self, key, images):
+        return self(key, images)
+
+
+def shift_by_two(key, images):
+    return training.shift_randomly(key, images, pixels=2)
+
+
+def _closure(pixels):
+    def local(key, images):
+        return training.shift_randomly(key, images, pixels=pixels)
+
+    return local
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda key, images: images,
+        _closure(1),
+        functools.wraps(shift_by_two)(_closure(1)),
+        Shift(1),
+        Shift(1).method,
+        functools.partial(_closure(1)),
+        functools.partial(training.shift_randomly, pixels=np.arange(2)),
+    ],
+)
+def test_functions_without_a_name_of_their_own_are_refused_with_checkpoints(tmp_path, function):
+    with pytest.raises(ValueError, match=r"augment must be .* define it at the top level"):
+        run(augment=function, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"loss must be .* train without checkpoint_dir"):
+        run(loss=function, checkpoint_dir=tmp_path)
+
+
+def test_functions_of_a_module_are_told_apart(tmp_path):
+    run(num_epochs=1, checkpoint_dir=tmp_path / "own", augment=shift_by_two)
+    run(num_epochs=1, checkpoint_dir=tmp_path / "own", augment=shift_by_two)
+    shift = functools.partial(training.shift_randomly, pixels=1)
+    run(num_epochs=1, checkpoint_dir=tmp_path / "partial", augment=shift)
+    with pytest.raises(ValueError, match=r"pixels=1\) and is now .*pixels=2\)"):
+        run(
+            num_epochs=1,
+            checkpoint_dir=tmp_path / "partial",
+            augment=functools.partial(training.shift_randomly, pixels=2),
+        )
+
+
+def test_strangers_in_the_folder_are_left_and_epochs_ordered_by_number(tmp_path):
+    (tmp_path / "epoch_notes.txt").write_text("mine")
+    (tmp_path / "epoch_99999").write_text("a file")
+    (tmp_path / "epoch_00001_copy").mkdir()
+    first, _ = run(num_epochs=2, checkpoint_dir=tmp_path)
+    again, _ = run(num_epochs=2, checkpoint_dir=tmp_path)
+    assert fingerprint(again) == fingerprint(first)
+    assert (tmp_path / "epoch_notes.txt").exists()
+    (tmp_path / "epoch_100000").mkdir()
+    (tmp_path / "epoch_99998").mkdir()
+    names = [path.name for path in training._train._Checkpoints(tmp_path, {})._folders()]
+    assert names == ["epoch_00001", "epoch_00002", "epoch_99998", "epoch_100000"]
+
+
 def test_damaged_checkpoint_is_refused(tmp_path):
     run(num_epochs=2, checkpoint_dir=tmp_path)
     file = tmp_path / "epoch_00002" / "settings.json"
