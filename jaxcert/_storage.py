@@ -7,6 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,15 @@ def write(
 ) -> None:
     """Write `arrays`, by their "/"-separated names, and `settings` to the folder `path`.
 
-    All is written to a folder beside it and renamed when complete, so that a process that is killed
-    leaves either the whole checkpoint or none.
+    All is written to a hidden folder beside it and renamed when complete, so that a process that is
+    killed leaves either a whole checkpoint at `path` or none. To overwrite takes two renames: a
+    kill between them leaves nothing at `path`, and beside it the former checkpoint, whole, as
+    `.NAME.*.replaced` and the new one, whole, as `.NAME.*.partial`; rename either back by hand.
 
     Raises:
       FileExistsError: if `path` exists and `overwrite` is false.
       OSError: if the disk is full or the folder cannot be written.
     """
-    # Imported late: Orbax takes half a second, and reading a model's weights may never be needed.
-    import orbax.checkpoint as ocp
-
     folder = Path(path).absolute()
     if folder.exists() and not overwrite:
         raise FileExistsError(
@@ -46,8 +46,10 @@ def write(
     try:
         partial.mkdir()
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_nest(arrays)))
+            # An interrupt reaches the main thread alone, and leaving the pool waits for the writer:
+            # Orbax never writes to a folder that has been removed.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(_save_arrays, partial / _ARRAYS, arrays).result()
         except ValueError as error:  # What TensorStore makes of a full disk.
             code = re.search(r"os_error_code='(\d+)'", str(error))
             if code is None:
@@ -68,12 +70,25 @@ def write(
         if folder.exists():
             replaced = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.replaced")
             os.rename(folder, replaced)
-            os.rename(partial, folder)
+            try:
+                os.rename(partial, folder)
+            except BaseException:
+                if not folder.exists():
+                    os.rename(replaced, folder)
+                raise
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    # Imported late: Orbax takes half a second, and reading a model's weights may never be needed.
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(_nest(arrays)))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -5,6 +5,9 @@ import json
 import os
 import resource
 import shutil
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +150,8 @@ def test_arrays_that_orbax_reads_wrongly_are_found(saved, monkeypatch):
         models.restore(path)
 
 
+# TensorStore may finish its other writes after Orbax has given up on the one that failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path):
     # A limit on the size of a file is the full disk that a test can make without privileges.
     network = models.MLP(
@@ -184,6 +189,40 @@ def test_failing_overwrite_keeps_the_former(saved, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         models.save(path, small_network(1), overwrite=True)
     assert fingerprint(models.restore(path)) == fingerprint(network)
+
+
+def test_interrupted_write_waits_for_the_writer_and_leaves_nothing(tmp_path, monkeypatch):
+    save = _storage._save_arrays
+    finished = []
+
+    def slow(path, arrays):
+        time.sleep(0.2)  # By then the main thread waits for the result.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)
+        save(path, arrays)
+        finished.append(path.is_dir())
+
+    monkeypatch.setattr(_storage, "_save_arrays", slow)
+    with pytest.raises(KeyboardInterrupt):
+        models.save(tmp_path / "network", small_network())
+    assert finished == [True]
+    assert os.listdir(tmp_path) == []
+
+
+def test_failing_second_rename_puts_the_former_back(saved, monkeypatch):
+    path, network = saved
+    rename = os.rename
+
+    def failing(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(_storage.os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        models.save(path, small_network(1), overwrite=True)
+    assert fingerprint(models.restore(path)) == fingerprint(network)
+    assert os.listdir(path.parent) == ["network"]
 
 
 def test_what_is_no_checkpoint(tmp_path):
