@@ -26,11 +26,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     train = _command(
-        commands, "train", "train a network under noise and save it",
+        commands, "train", "train a network under noise and save it; resumes a stopped run",
         "jaxcert train --dataset mnist --model lenet --sigma 0.5 --epochs 20 --output runs/lenet",
     )  # fmt: skip
     train.add_argument("--model", default="mlp", help="mlp, lenet, resnet20, ... (%(default)s)")
     _add_data(train, split="train")
+    _add_quiet(train)
     _add_noise(train, required=False)
     train.add_argument("--epochs", type=int, default=20, help="passes over the data (%(default)s)")
     train.add_argument("--batch-size", type=int, default=128, help="images a step (%(default)s)")
@@ -38,7 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--weight-decay", type=float, default=1e-4, help="(%(default)s)")
     _add_seed(train)
     train.add_argument("--output", required=True, help="folder for the trained model")
-    train.add_argument("--overwrite", action="store_true", help="replace the output folder")
+    train.add_argument(
+        "--overwrite", action="store_true",
+        help="replace the output folder, and start again where an interrupted run would continue",
+    )  # fmt: skip
 
     certify = _command(
         commands, "certify", "certify images into a run folder; resumes a stopped run",
@@ -51,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--selection-samples", type=int, default=100, help="samples that choose the class (100)"
     )
     certify.add_argument("--output", required=True, help="run folder")
+    _add_quiet(certify)
     several = certify.add_argument_group("several processes or hosts, one command each")
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     several.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
@@ -105,7 +110,6 @@ def _add_data(parser: argparse.ArgumentParser, *, split: str) -> None:
     parser.add_argument("--dataset", default="digits", help="such as digits, mnist (%(default)s)")
     parser.add_argument("--split", default=split, help="(%(default)s)")
     parser.add_argument("--data-dir", help="where prepared data sets are")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +124,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_noise(parser: argparse.ArgumentParser, *, required: bool) -> None:
     noise = parser.add_mutually_exclusive_group(required=required)
     noise.add_argument("--sigma", type=float, help="Gaussian noise, in units of pixels in [0, 1]")
-    noise.add_argument("--noise", help='such as "laplace(0.25)" or "uniform(0.5)"')
+    noise.add_argument(
+        "--noise", help='such as "laplace(0.25)", "uniform(0.5)" or "discrete_gaussian(0.25)"'
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser, *, num_samples: int) -> None:
@@ -134,4 +140,16 @@ def _add_sampling(parser: argparse.ArgumentParser, *, num_samples: int) -> None:
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="seed of the key (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the key (%(default)s)")
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _seed(text: str) -> int:
+    """A seed as the keys have it, 32 bits: others would wrap around in silence."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 2**32), got {value}")
+    return value

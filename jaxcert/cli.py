@@ -52,10 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return _COMMANDS[options.command](options)
     except KeyboardInterrupt:
-        print(
-            f"{where}: interrupted; what is done is kept, the same command continues it",
-            file=sys.stderr,
-        )
+        kept = "; what is done is kept, the same command continues it"
+        is_kept = options.command in ("train", "certify")
+        print(f"{where}: interrupted{kept if is_kept else ''}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; the interpreter would complain again.
@@ -83,7 +82,10 @@ def _train(options: argparse.Namespace) -> int:
         std=std,
         seed=options.seed,
     )
+    # Beside the output: what an interrupted run continues from.
     checkpoints = f"{options.output.rstrip('/')}.checkpoints"
+    if options.overwrite:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     training.train(
         jax.random.fold_in(jax.random.key(options.seed), _TRAINING),
         module,
@@ -230,6 +232,11 @@ def _recheck(options: argparse.Namespace) -> int:
         how = f"{result.num_rederived} radii derived again from counts"
         if result.num_rederived == 0 and noise is not None:
             how = "no counts, radii checked against what the samples can give"
+        if result.num_unchecked:
+            how += (
+                f", {result.num_unchecked} radii NOT checked: they come without counts, so give "
+                "--sigma or --noise, --num-samples and --alpha"
+            )
         print(f"{path}: {result.num_rows} rows, {how}, {found}")
     return status
 

@@ -9,18 +9,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert.smoothing import _sampling
 from jaxcert.smoothing._binomial import clopper_pearson_lower, clopper_pearson_upper
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
 from jaxcert.smoothing._certify import NonFiniteScoresError, _host_counts
 from jaxcert.smoothing._labels import NOT_FINITE, sample_labels
 from jaxcert.smoothing._noise import Noise
-from jaxcert.smoothing._sampling import (
-    Classifier,
-    _check_scores,
-    _input_ids,
-    as_partial,
-    class_counts,
-)
+from jaxcert.smoothing._sampling import Classifier, as_partial, class_counts
 
 # Stages of the key, apart from those of `certify` and `predict`: the noise is always fresh.
 _DISAGREEMENT, _DIRECT = 0x6972_7301, 0x6972_7302
@@ -236,7 +231,7 @@ def recertify(
     batch, num_classes = earlier.counts.shape
     old = _checked("old_classify", old_classify, inputs, num_classes)
     new = _checked("new_classify", new_classify, inputs, num_classes)
-    ids = np.asarray(_input_ids(ids, batch))
+    ids = np.asarray(_sampling._input_ids(ids, batch))
     selected = earlier.selection_counts.argmax(axis=1)
     is_direct = earlier.p_lower > direct_above
     successes, num_runs = np.zeros(batch, np.int64), np.full(batch, direct_samples)
@@ -365,7 +360,7 @@ def _checked(
     """Check one of the two classifiers; its errors name it."""
     try:
         partial = as_partial(classify)
-        _check_scores(partial, inputs, num_classes)
+        _sampling._check_scores(partial, inputs, num_classes)
     except (TypeError, ValueError) as error:
         text = str(error).removeprefix("classify")
         raise type(error)(f"{name}{text}") from error

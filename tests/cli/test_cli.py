@@ -283,7 +283,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on(start, tmp_path):
     process = start(tmp_path / "run", *settings)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert report.recheck(tmp_path / "run") == (40, 40, ())
+    assert report.recheck(tmp_path / "run") == (40, 40, (), 0)
 
 
 def test_interrupt_keeps_what_is_done(certify, monkeypatch, tmp_path, capsys):
