@@ -220,7 +220,7 @@ def _recheck(options: argparse.Namespace) -> int:
             result = report.recheck(
                 path, noise=noise, num_samples=options.num_samples, alpha=options.alpha
             )
-        except report.LogError as error:
+        except (report.LogError, report.ManifestError) as error:
             print(error)
             status = PROBLEMS
             continue

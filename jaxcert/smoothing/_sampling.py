@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Callable
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,7 +222,8 @@ def count_range(
         def draw(chunk: jax.Array | int) -> jax.Array:
             samples = first + chunk * shape.samples + jnp.arange(shape.samples)
             drawn = noise.sample(sample_keys(keys, samples), inputs.shape[1:])
-            return add_noise(noise, inputs[:, None], drawn).reshape(-1, *inputs.shape[1:])
+            noisy = add_noise(noise, inputs[:, None], drawn)
+            return einops.rearrange(noisy, "images samples ... -> (images samples) ...")
 
         def add_chunk(
             chunk: jax.Array, state: tuple[jax.Array, jax.Array]
@@ -265,8 +267,11 @@ def _votes(
     scores: jax.Array, is_counted: jax.Array, num_classes: int, shape: ChunkShape
 ) -> jax.Array:
     """One-hot votes summed over the samples of a chunk: int32 `[images, classes]`."""
-    is_finite = jnp.all(jnp.isfinite(scores), axis=-1).reshape(shape.images, shape.samples)
-    labels = jnp.argmax(scores, axis=-1).reshape(shape.images, shape.samples)
+    scores = einops.rearrange(
+        scores, "(images samples) classes -> images samples classes", images=shape.images
+    )
+    is_finite = jnp.all(jnp.isfinite(scores), axis=-1)
+    labels = jnp.argmax(scores, axis=-1)
     votes = jnp.where(is_finite & is_counted[None], labels, num_classes)
     one_hot = votes[..., None] == jnp.arange(num_classes)[None, None]
     return jnp.sum(one_hot, axis=1, dtype=jnp.int32)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -97,5 +98,7 @@ def cross_entropy(
       arXiv:1902.02918, section 3.3.
     """
     scores = classify(add_noise(key, images, noise=noise))
+    chex.assert_rank([scores, labels], [2, 1])
+    chex.assert_equal_shape_prefix([scores, labels], 1)
     loss = optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
     return loss, {"accuracy": (scores.argmax(axis=-1) == labels).mean()}

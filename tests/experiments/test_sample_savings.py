@@ -31,14 +31,14 @@ def log_of(counts, sigma, alpha, path):
 
 def test_radii_give_their_counts_back(small, tmp_path):
     counts = np.array([400, 560, 700, 853, 990, 999, 1000])
-    log = log_of(counts, 0.5, 0.01, tmp_path / "log.tsv")
+    log = log_of(counts, 0.5, 0.01, tmp_path / "published.tsv")
     success = sample_savings.probabilities(log, 0.5, 0.01)
     assert success[0] == 0.5
     np.testing.assert_allclose(success[1:], (counts[1:] + 0.5) / 1001, atol=1e-3)
 
 
 def test_only_the_alpha_that_made_a_log_fits_it(small, tmp_path):
-    log = log_of(np.arange(900, 1001, 4), 0.5, 0.01, tmp_path / "log.tsv")
+    log = log_of(np.arange(900, 1001, 4), 0.5, 0.01, tmp_path / "published.tsv")
     assert sample_savings.misfits(log, 0.5, 0.01) == 0
     assert sample_savings.misfits(log, 0.5, 0.001) > 5
 
