@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from jaxcert import _checks, smoothing
+from jaxcert._classifier import Classifier
 from jaxcert.data import Dataset
 from jaxcert.data import fingerprint as data_fingerprint
 
@@ -29,8 +30,6 @@ from ._reader import Log, log_files, log_name, read_log
 from ._recheck import recheck
 from ._rows import LogError, Row
 from ._run_log import RunLog
-
-Classifier = Callable[[jax.Array], jax.Array]
 
 # Enough samples in a launch to hide its overhead, few enough that a kill costs little.
 _SAMPLES_A_LAUNCH = 100_000

@@ -7,12 +7,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert._classifier import Classifier
 from jaxcert.smoothing import _planning
 from jaxcert.smoothing._certificate import certificate_from_counts
 from jaxcert.smoothing._certify import _ESTIMATION, _SELECTION
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._packed import PackedCounter
-from jaxcert.smoothing._sampling import Classifier
 
 # The pilot grows, at most doubling, to this share of the estimation samples planned, and to this
 # share of those that are planned in vain if the input turns out to deserve none.

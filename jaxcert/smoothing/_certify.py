@@ -7,10 +7,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert._classifier import Classifier
 from jaxcert.smoothing._binomial import two_sided_binomial_p_value
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
 from jaxcert.smoothing._noise import Noise
-from jaxcert.smoothing._sampling import Classifier, class_counts
+from jaxcert.smoothing._sampling import class_counts
 
 # Each use of samples folds its own stage into the key, so no two ever share noise.
 _SELECTION, _ESTIMATION, _PREDICTION = range(3)

@@ -8,11 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert._classifier import Classifier
 from jaxcert.smoothing._certificate import ABSTAIN, max_radius
 from jaxcert.smoothing._certify import _ESTIMATION, _SELECTION
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._packed import PackedCounter
-from jaxcert.smoothing._sampling import Classifier
 from jaxcert.smoothing._sequential import SequentialTest, Verdict, sequential_test, verdicts
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
+from jaxcert._classifier import Classifier
 from jaxcert.smoothing._noise import Noise, add_noise
-from jaxcert.smoothing._sampling import Classifier, _mesh_axes, prepare
+from jaxcert.smoothing._sampling import _mesh_axes, prepare
 
 NOT_FINITE = -1
 

@@ -10,16 +10,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert._classifier import Classifier, as_partial
 from jaxcert.smoothing._certify import NonFiniteScoresError
 from jaxcert.smoothing._chunks import chunk_shape
 from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
-from jaxcert.smoothing._sampling import (
-    Classifier,
-    _check_scores,
-    _input_ids,
-    _mesh_axes,
-    as_partial,
-)
+from jaxcert.smoothing._sampling import _check_scores, _input_ids, _mesh_axes
 
 # Rows of one launch are numbered in int32, one chunk beyond the last included.
 _LARGEST_LAUNCH = 2**30

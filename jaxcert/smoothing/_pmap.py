@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcert._classifier import Classifier
 from jaxcert.smoothing._chunks import ChunkShape
 from jaxcert.smoothing._noise import Noise
-from jaxcert.smoothing._sampling import Classifier, count_range, prepare, share_of_samples
+from jaxcert.smoothing._sampling import count_range, prepare, share_of_samples
 
 
 def pmap_class_counts(

@@ -9,13 +9,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert._classifier import Classifier, as_partial
 from jaxcert.smoothing import _sampling
 from jaxcert.smoothing._binomial import clopper_pearson_lower, clopper_pearson_upper
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
 from jaxcert.smoothing._certify import NonFiniteScoresError, _host_counts
 from jaxcert.smoothing._labels import NOT_FINITE, sample_labels
 from jaxcert.smoothing._noise import Noise
-from jaxcert.smoothing._sampling import Classifier, as_partial, class_counts
+from jaxcert.smoothing._sampling import class_counts
 
 # Stages of the key, apart from those of `certify` and `predict`: the noise is always fresh.
 _DISAGREEMENT, _DIRECT = 0x6972_7301, 0x6972_7302

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 
 import einops
 import jax
@@ -13,10 +12,10 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert._classifier import Classifier, as_partial
 from jaxcert.smoothing._chunks import ChunkShape, chunk_shape, trace_classifier
 from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
 
-Classifier = Callable[[jax.Array], jax.Array]
 Operands = tuple[jax.Array, jax.tree_util.Partial, jax.Array, Noise, jax.Array]
 
 
@@ -243,24 +242,6 @@ def count_range(
         (inputs, input_keys, noise),
     )
     return jax.lax.map(count_images, groups).reshape(-1, num_classes)
-
-
-def as_partial(classify: Classifier) -> jax.tree_util.Partial:
-    """Return `classify` as a pytree of its arrays."""
-    if isinstance(classify, jax.tree_util.Partial):
-        return classify
-    if not callable(classify):
-        raise TypeError(f"classify must be callable, got {type(classify).__name__}")
-    if _is_flax_module(classify):
-        raise TypeError(
-            "classify must be a function of a batch, got a Flax module, whose weights would be "
-            "frozen at the first call; pass jaxcert.models.from_nnx(module)"
-        )
-    return jax.tree_util.Partial(classify)
-
-
-def _is_flax_module(value: object) -> bool:
-    return any(cls.__module__.startswith("flax.") for cls in type(value).__mro__)
 
 
 def _votes(
