@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcert import _classifier, smoothing
+from jaxcert import smoothing
 from jaxcert.smoothing import _sampling
 from jaxcert.smoothing._chunks import ChunkShape
 from tests.smoothing.classifiers import NUM_HASH_CLASSES, half_space, hash_of_bits
@@ -147,7 +147,7 @@ def test_memory_is_bounded_by_the_chunk_not_by_the_samples(key, inputs):
     def temporary_bytes(num_samples, samples_per_chunk):
         noise = smoothing.gaussian(jnp.full((6,), 0.5))
         compiled = _sampling._count.lower(
-            key, _classifier.as_partial(hash_of_bits), inputs, noise, jnp.arange(6, dtype=jnp.uint32),
+            key, jax.tree_util.Partial(hash_of_bits), inputs, noise, jnp.arange(6, dtype=jnp.uint32),
             num_samples, num_classes=NUM_HASH_CLASSES, shape=ChunkShape(1, samples_per_chunk),
             mesh=None,
         ).compile()  # fmt: skip
