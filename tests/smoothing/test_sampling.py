@@ -147,9 +147,9 @@ def test_memory_is_bounded_by_the_chunk_not_by_the_samples(key, inputs):
     def temporary_bytes(num_samples, samples_per_chunk):
         noise = smoothing.gaussian(jnp.full((6,), 0.5))
         compiled = _sampling._count.lower(
-            key, jax.tree_util.Partial(hash_of_bits), inputs, noise, jnp.arange(6, dtype=jnp.uint32),
-            num_samples, num_classes=NUM_HASH_CLASSES, shape=ChunkShape(1, samples_per_chunk),
-            mesh=None,
+            key, jax.tree_util.Partial(hash_of_bits), inputs, noise,
+            jnp.arange(6, dtype=jnp.uint32), num_samples, num_classes=NUM_HASH_CLASSES,
+            shape=ChunkShape(1, samples_per_chunk), mesh=None,
         ).compile()  # fmt: skip
         return compiled.memory_analysis().temp_size_in_bytes
 
