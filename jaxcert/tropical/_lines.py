@@ -1,0 +1,98 @@
+"""The distinct directions among generators: what their signs depend on."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcert import _checks
+
+
+class Lines(NamedTuple):
+    """Generators up to length and sign, in coordinates of their span.
+
+    Attributes:
+      units: float64 `[k, r]`, unit vectors of distinct lines, in the basis.
+      basis: float64 `[r, d]`, orthonormal rows: `units @ basis` are the lines in R^d.
+      line_of: int64 `[m]`, the line of each generator, and -1 for zero.
+      orientation: int8 `[m]`, the sign of a generator along its line, and 0 for zero.
+    """
+
+    units: np.ndarray
+    basis: np.ndarray
+    line_of: np.ndarray
+    orientation: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the span."""
+        return self.basis.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the space."""
+        return self.basis.shape[1]
+
+    @property
+    def num_generators(self) -> int:
+        """How many generators there were."""
+        return self.line_of.size
+
+    def signs_of_generators(self, signs: np.ndarray) -> np.ndarray:
+        """Signs of lines `[n, k]` as signs of generators `[n, m]`."""
+        return signs[:, self.line_of] * self.orientation
+
+
+def finite_matrix(name: str, value: Any) -> np.ndarray:
+    """Return `value` as a float64 matrix of finite numbers on the host, or raise."""
+    if not _checks.is_concrete(value):
+        raise TypeError(f"{name} must be concrete for work on the host, got a traced array")
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" and str(array.dtype) != "bfloat16":
+        raise TypeError(f"{name} must be an array of real numbers, got {array.dtype}")
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} must have shape [m, d] with d >= 1, got {array.shape}")
+    array = array.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{name} must be finite, got NaN or infinity in rows {bad[:8].tolist()}")
+    return array
+
+
+def distinct_lines(name: str, generators: Any, *, tolerance: float) -> Lines:
+    """Drop zero generators, merge parallel ones, and find their span."""
+    array = finite_matrix(name, generators)
+    if not 0.0 < tolerance < 0.1:
+        raise ValueError(f"tolerance must lie in (0, 0.1), got {tolerance}")
+    # By powers of two first, so that no square overflows or vanishes.
+    scale = np.max(np.abs(array), axis=1, initial=0.0)
+    nonzero = np.flatnonzero(scale)
+    scaled = array[nonzero] * np.exp2(-np.frexp(scale[nonzero])[1])[:, None]
+    units = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    representative = np.arange(nonzero.size)
+    orientation = np.zeros(array.shape[0], np.int8)
+    products = units @ units.T
+    for j in range(1, nonzero.size):
+        earlier = np.flatnonzero(representative[:j] == np.arange(j))
+        near = earlier[np.abs(products[j, earlier]) > 0.9]
+        sine = np.linalg.norm(units[near] * products[j, near, None] - units[j], axis=1)
+        parallel = near[sine <= tolerance]
+        if parallel.size:
+            representative[j] = parallel[0]
+    kept, number = np.unique(representative, return_inverse=True)
+    line_of = np.full(array.shape[0], -1)
+    line_of[nonzero] = number
+    if nonzero.size:
+        orientation[nonzero] = np.sign(products[np.arange(nonzero.size), representative])
+    left, values, basis = np.linalg.svd(units[kept], full_matrices=False)
+    rank = int(np.sum(values > tolerance * np.max(values, initial=0.0)))
+    return Lines(_normalised(left[:, :rank] * values[:rank]), basis[:rank], line_of, orientation)
+
+
+def coordinates(units: np.ndarray, rank: int) -> np.ndarray:
+    """Unit vectors `[k, d]` that span a space of the given rank, in a basis of it."""
+    left, values, _ = np.linalg.svd(units, full_matrices=False)
+    return _normalised(left[:, :rank] * values[:rank])
+
+
+def _normalised(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
