@@ -235,7 +235,7 @@ def _all_rays(units: np.ndarray, tolerance: float) -> _Rays:
 def _patterns_around(
     rays: _Rays, units: np.ndarray, tolerance: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield numbers of rays `[n]` and the packed signs `[n, p, w]` of their zeros in the p cells."""
+    """Yield rays `[n]`, and the packed signs `[n, p, w]` of their zeros in the p cells around."""
     count, rank = units.shape
     num_zeros = np.bitwise_count(rays.zero).sum(axis=1)
     simple = np.flatnonzero(num_zeros == rank - 1)

@@ -67,7 +67,7 @@ def num_words(num_bits: int) -> int:
 
 
 def pack(bits: np.ndarray) -> np.ndarray:
-    """Pack booleans `[n, m]` into uint64 `[n, num_words(m)]`, item j in bit j % 64 of word j // 64."""
+    """Pack booleans `[n, m]` into uint64 words `[n, w]`, item j in bit j % 64 of word j // 64."""
     rows, count = bits.shape
     padded = np.zeros((rows, num_words(count) * WORD_BITS), bool)
     padded[:, :count] = bits
