@@ -1,7 +1,24 @@
 """Tropical algebra, zonotopes, and the decision boundaries of networks."""
 
+from ._active import ActiveMonomials as ActiveMonomials
+from ._active import active_monomials as active_monomials
+from ._active import prune_monomials as prune_monomials
 from ._arrangement import SignCells as SignCells
 from ._arrangement import sign_cells as sign_cells
+from ._dual_subdivision import DualSubdivision as DualSubdivision
+from ._dual_subdivision import LiftedPolytope as LiftedPolytope
+from ._dual_subdivision import dual_subdivision as dual_subdivision
+from ._dual_subdivision import lifted_polytope as lifted_polytope
+from ._dual_subdivision import newton_polytope as newton_polytope
+from ._polynomial import RationalMap as RationalMap
+from ._polynomial import TropicalPolynomial as TropicalPolynomial
+from ._polynomial import evaluate as evaluate
+from ._polynomial import monomial_gap as monomial_gap
+from ._polynomial import monomial_values as monomial_values
+from ._polynomial import on_hypersurface as on_hypersurface
+from ._polynomial import polynomial_power as polynomial_power
+from ._polynomial import polynomial_product as polynomial_product
+from ._polynomial import polynomial_sum as polynomial_sum
 from ._semiring import ONE as ONE
 from ._semiring import ZERO as ZERO
 from ._semiring import add as add
