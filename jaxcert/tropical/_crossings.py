@@ -1,5 +1,6 @@
 """Where a straight segment crosses the decision boundary: exact, at any depth and dimension."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ class SegmentCrossings(NamedTuple):
         infinite where there are no more.
       before: int32 `[max_crossings]`, the class before each crossing, -1 where there is none.
       after: int32 `[max_crossings]`, the class behind each crossing, -1 where there is none.
-      num_crossings: int32 scalar, the number of crossings, which may be more than there is room for.
+      num_crossings: int32 scalar, how many there are, which may be more than there is room for.
       tied: share of the segment on which the two best classes have equal scores on a whole piece,
         as happens where every hidden unit is off.
       complete: bool scalar, False when there was no room for all breakpoints or crossings.
@@ -89,21 +90,34 @@ def segment_crossings(
     """
     network = _network.device_layers("layers", layers)
     ends = [_end("start", start, network), _end("end", end, network)]
-    chosen = jnp.asarray(_network.class_indices(classes, network[-1][0].shape[0]))
+    chosen = _network.class_indices(classes, network[-1][0].shape[0])
     units = sum(weight.shape[0] for weight, _ in network[:-1])
     room = units * (1 if len(network) == 2 else 4)
     if max_breakpoints is not None:
         room = _checks.positive_integer("max_breakpoints", max_breakpoints)
     max_crossings = _checks.positive_integer("max_crossings", max_crossings)
+    return _cross(network, *ends, chosen, room, max_crossings)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _cross(
+    network: list[tuple[jax.Array, jax.Array]],
+    start: jax.Array,
+    end: jax.Array,
+    classes: tuple[int, ...],
+    room: int,
+    max_crossings: int,
+) -> SegmentCrossings:
+    chosen = jnp.asarray(classes, jnp.int32)
 
     def evaluate(place: jax.Array, depth: int) -> jax.Array:
-        values = ends[0] + place[:, None] * (ends[1] - ends[0])
+        values = start + place[:, None] * (end - start)
         for number, (weight, bias) in enumerate(network[: depth + 1]):
             values = jnp.maximum(values, 0) if number else values
             values = values @ weight.T + bias
         return values
 
-    place = jnp.array([0, 1], ends[0].dtype)
+    place = jnp.array([0, 1], start.dtype)
     complete = jnp.array(True)
     for depth in range(len(network) - 1):
         place, enough = _refined(place, evaluate(place, depth), room + 2)
