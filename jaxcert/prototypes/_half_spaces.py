@@ -1,0 +1,94 @@
+"""The distance of a point to an intersection of half-spaces, from below."""
+
+import numpy as np
+
+_UNIT = np.finfo(np.float64).eps
+# Sweeps between two attempts to solve exactly, and the number of attempts.
+_SWEEPS = 10
+_ROUNDS = 200
+_TOLERANCE = 1e-12
+
+
+def distance_to_intersection_lower(normals: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    r"""Bound the distance from the origin to an intersection of half-spaces from below.
+
+    For every :math:`\lambda \ge 0` each x with :math:`\langle a_i, x \rangle \ge g_i` satisfies
+
+    .. math::
+        \lVert x \rVert \ge \frac{\langle \lambda, g \rangle}{\lVert \sum_i \lambda_i a_i \rVert},
+
+    with equality for the best multipliers, which coordinate ascent on the dual approaches
+    (Hildreth's method) until their support is right and a linear system gives them exactly. The
+    value is computed from the multipliers reached, so that it holds however far the ascent got.
+
+    Args:
+      normals: a, `[n, k, d]` or `[1, k, d]`.
+      offsets: g, `[n, k]`, rounded down.
+
+    Returns:
+      `[n]` float64, at least 0.
+    """
+    grams = np.einsum("nkd,nld->nkl", normals, normals)
+    grams = np.broadcast_to(grams, (len(offsets), *grams.shape[1:]))
+    diagonals = np.maximum(np.einsum("nkk->nk", grams), np.finfo(np.float64).tiny)
+    multipliers = np.zeros(offsets.shape)
+    best = np.zeros(len(offsets))
+    open_rows = np.arange(len(offsets))
+    for _ in range(_ROUNDS):
+        gram, diagonal, offset = grams[open_rows], diagonals[open_rows], offsets[open_rows]
+        ascended = _sweep(multipliers[open_rows], gram, diagonal, offset)
+        multipliers[open_rows] = ascended
+        polished, is_stationary = _solve_on_support(ascended, gram, diagonal, offset)
+        normal = normals if len(normals) == 1 else normals[open_rows]
+        for candidate in (ascended, polished):
+            value = _dual_value(candidate, normal, np.sqrt(diagonal), offset)
+            best[open_rows] = np.maximum(best[open_rows], value)
+        slack = np.einsum("nkl,nl->nk", gram, polished) - offset
+        scale = np.abs(offset).max(axis=1, keepdims=True)
+        is_optimal = is_stationary & np.all(slack >= -_TOLERANCE * scale, axis=1)
+        open_rows = open_rows[np.logical_not(is_optimal)]
+        if not open_rows.size:
+            break
+    return best
+
+
+def _sweep(
+    multipliers: np.ndarray, grams: np.ndarray, diagonals: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """Some sweeps of coordinate ascent on the dual."""
+    multipliers = multipliers.copy()
+    for _ in range(_SWEEPS):
+        for i in range(offsets.shape[1]):
+            slope = offsets[:, i] - np.einsum("nl,nl->n", grams[:, i], multipliers)
+            multipliers[:, i] = np.maximum(0, multipliers[:, i] + slope / diagonals[:, i])
+    return multipliers
+
+
+def _solve_on_support(
+    multipliers: np.ndarray, grams: np.ndarray, diagonals: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The stationary multipliers on the support of the ascent, and where they are positive."""
+    used = multipliers > 0
+    both = used[:, :, None] & used[:, None, :]
+    rows = np.arange(offsets.shape[1])
+    systems = np.where(both, grams, 0)
+    systems[:, rows, rows] = np.where(used, diagonals * (1 + 4 * _UNIT), 1)
+    solved = np.linalg.solve(systems, np.where(used, offsets, 0)[..., None])[..., 0]
+    valid = np.all((solved >= 0) & np.isfinite(solved), axis=1)
+    return np.where(valid[:, None], solved, multipliers), valid
+
+
+def _dual_value(
+    multipliers: np.ndarray, normals: np.ndarray, sizes: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """The bound of these multipliers, its rounding paid for: `[n]`, at least 0."""
+    combined = np.einsum(
+        "nk,nkd->nd", multipliers, np.broadcast_to(normals, (len(offsets), *normals.shape[1:]))
+    )
+    terms = normals.shape[1] + normals.shape[2] + 8
+    spent = terms * _UNIT
+    lengths = np.linalg.norm(combined, axis=1)
+    lengths += spent * np.einsum("nk,nk->n", multipliers, sizes)
+    gains = np.einsum("nk,nk->n", multipliers, offsets)
+    gains -= spent * np.einsum("nk,nk->n", multipliers, np.abs(offsets))
+    return np.where(lengths > 0, np.maximum(gains, 0) / np.where(lengths > 0, lengths, 1), 0)
