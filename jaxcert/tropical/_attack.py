@@ -390,7 +390,7 @@ def _attack_one(
     *_, best, best_length = jax.lax.fori_loop(0, num_rounds, outer, state)
     found = jnp.isfinite(best_length)
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = (low + high) / 2
         success, _ = evaluate(middle * best)

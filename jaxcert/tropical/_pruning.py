@@ -339,7 +339,7 @@ def prune_blocks(
 def _checked_penalty(penalty: ArrayLike, layers: Layers) -> jax.Array:
     """One penalty for each class that adds its positive part: `[classes]`."""
     classes = layers.w2.shape[0]
-    array = floating("penalty", np.float64(penalty) if np.isscalar(penalty) else penalty)
+    array = floating("penalty", float(penalty) if isinstance(penalty, int) else penalty)
     shapes = ((), (2,)) if classes == 2 else ((),)
     if array.shape not in shapes:
         allowed = "a scalar or of shape (2,)" if classes == 2 else f"a scalar for {classes} classes"
@@ -412,7 +412,7 @@ def _alternate(
         def step(
             _: int, state: tuple[jax.Array, jax.Array, jax.Array]
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            _, p, q = state
+            p, q = state[1:]
             pair = (p[:, None] + q[None]) * different
             scale = _ratio(
                 jax.nn.relu(jnp.sum(pair * target) - jnp.sum(weight * pair)), jnp.sum(pair**2)

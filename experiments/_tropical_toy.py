@@ -1,0 +1,128 @@
+"""Tropical pruning in the plane: boundaries and their zonotopes before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import _tropical
+from jaxcert import tropical
+
+TOYS = ("moons", "circles", "blobs")
+BOX = np.array([[-2.2, -2.2], [2.2, 2.2]])
+HIDDEN = 40
+
+
+def measure(
+    toys: Sequence[str], shares: Sequence[float], *, num_seeds: int, num_steps: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows for every toy, seed and share of the neurons; and the networks of the first seed."""
+    rows, shown = [], {}
+    for name in toys:
+        for seed in range(num_seeds):
+            points, labels = _tropical.toy_data(name, 400, seed)
+            test_points, test_labels = _tropical.toy_data(name, 2000, seed + 1000)
+            key = jax.random.key(seed)
+            layers = _tropical.initial_layers(key, (2, HIDDEN, 2))
+            layers = _tropical.fit(
+                jax.random.fold_in(key, 1), layers, points, labels,
+                mask=_tropical.ones_like(layers), num_steps=num_steps, batch_size=64,
+                learning_rate=1e-2,
+            )  # fmt: skip
+            scores = jnp.sort(tropical.pruning_scores(*layers[0], layers[1][0]))
+            for share in shares:
+                gone = HIDDEN - round(share * HIDDEN)
+                penalty = float(scores[gone - 1]) * (1 + 1e-5) if gone else 0.0
+                network, *others = (
+                    tropical.prune(*layers[0], *layers[1], penalty=penalty, method=method)
+                    for method in ("closed_form", "alternating")
+                )
+                kept = [(network.w1, network.b1), (network.w2, network.b2)]
+                bounds = tropical.pruning_distance_upper(*layers[0], layers[1][0], *network[:3])
+                rows.append(
+                    {
+                        "toy": name,
+                        "seed": seed,
+                        "share": share,
+                        "neurons": int(jnp.sum(jnp.any(network.w1 != 0, axis=1))),
+                        "penalty": penalty,
+                        "accuracy": float(_tropical.accuracy(kept, test_points, test_labels)),
+                        "objective": float(network.objective),
+                        "objective_alternating": float(others[0].objective),
+                        "distance_upper": float(bounds.max()),
+                    }
+                )
+                if seed == 0:
+                    shown.setdefault(name, []).append((share, kept, points, labels))
+    return rows, shown
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## Toys in the plane",
+        "",
+        f"{HIDDEN} hidden neurons, no fine-tuning; means over the seeds. The bound is on the",
+        "Hausdorff distance between the zonotopes before and after (`pruning_distance_upper`).",
+        "",
+        "| toy | neurons kept | accuracy (%) | distance at most | objective | alternating |",
+        "| :--- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(row["toy"] for row in rows):
+        shares = sorted({row["share"] for row in rows}, reverse=True)
+        for share in shares:
+            group = [row for row in rows if row["toy"] == name and row["share"] == share]
+
+            def mean(column: str, group: list[dict[str, Any]] = group) -> float:
+                return float(np.mean([row[column] for row in group]))
+
+            lines.append(
+                f"| {name} | {mean('neurons'):.0f} | {100 * mean('accuracy'):.1f} "
+                f"| {mean('distance_upper'):.2f} | {mean('objective'):.4f} "
+                f"| {mean('objective_alternating'):.4f} |"
+            )
+    return [*lines, ""]
+
+
+def plot(shown: dict[str, Any], path: Path) -> None:
+    """The true boundary of the pruned network over that of the full one, a row a toy."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    columns = len(next(iter(shown.values())))
+    figure = Figure(figsize=(2.5 * columns, 2.6 * len(shown)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(shown), columns, squeeze=False)
+    for line, (name, networks) in enumerate(shown.items()):
+        full = None
+        for column, (_, layers, points, labels) in enumerate(networks):
+            panel = panels[line, column]
+            for label, color in ((0, _tropical.SKY), (1, _tropical.YELLOW)):
+                x, y = points[labels == label].T
+                panel.plot(x, y, ".", color=color, markersize=2.5, alpha=0.6, mew=0)
+            found = tropical.boundary_segments(*layers[0], *layers[1], classes=None, box=BOX)
+            segments = np.stack([found.start, found.end], axis=1)
+            if full is None:
+                full = segments
+            else:
+                panel.add_collection(LineCollection(list(full), colors="0.55", linewidths=1.2))
+            panel.add_collection(
+                LineCollection(list(segments), colors=_tropical.ORANGE, linewidths=2.0)
+            )
+            alive = int(jnp.sum(jnp.any(layers[0][0] != 0, axis=1)))
+            panel.set_title(f"{name}, {alive} neurons" if column else f"{name}, all {alive}",
+                            fontsize=9)  # fmt: skip
+            panel.set_xlim(BOX[:, 0])
+            panel.set_ylim(BOX[:, 1])
+            panel.set_aspect("equal")
+            panel.set_xticks([])
+            panel.set_yticks([])
+    figure.suptitle(
+        "Decision boundary after tropical pruning, without fine-tuning (grey: before)", fontsize=10
+    )
+    figure.savefig(path)
