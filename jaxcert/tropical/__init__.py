@@ -44,6 +44,9 @@ from ._semiring import matmul as matmul
 from ._semiring import matrix_power as matrix_power
 from ._semiring import multiply as multiply
 from ._semiring import power as power
+from ._vertices import Vertices as Vertices
+from ._vertices import vertices as vertices
+from ._vertices import vertices_2d as vertices_2d
 from ._zonotope import Zonotope as Zonotope
 from ._zonotope import affine_image as affine_image
 from ._zonotope import from_center as from_center

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcert.tropical import _lines, _subsets
+from . import _generic_cells, _lines, _subsets
 
 # Subsets that are handled at once, so that a handful of arrays of this length stay in a cache.
 _CHUNK = 1 << 14
@@ -89,9 +89,8 @@ def sign_cells(
       array([[ 1, -1, -1, -1,  0],
              [ 1, -1,  1,  1,  0],
              [ 1,  1,  1,  1,  0]], dtype=int8)
-      >>> cells.rays[cells.indices[cells.indptr[2] : cells.indptr[3]]] + 0.0
-      array([[0., 1.],
-             [1., 0.]])
+      >>> sorted(cells.rays[cells.indices[cells.indptr[2] : cells.indptr[3]]].tolist())
+      [[0.0, 1.0], [1.0, 0.0]]
 
     References:
       Alfarra, Bibi, Hammoud, Gaafar, Ghanem, "On the Decision Boundaries of Neural Networks: A
@@ -111,18 +110,18 @@ def sign_cells(
             rank=0,
         )
     check_cost(lines, max_bytes=max_bytes)
-    half = _half_cells(lines.units, tolerance)
+    half = half_cells(lines.units, tolerance)
     # The opposite half: cell i + h has the opposite rays, ray i + r is the opposite of ray i.
     num_rays = half.rays.shape[0]
     opposite = np.where(half.indices < num_rays, half.indices + num_rays, half.indices - num_rays)
     signs = lines.signs_of_generators(half.signs)
     witness = half.witness @ lines.basis
-    rays = half.rays @ lines.basis
+    rays = half.rays @ lines.basis + 0.0
     return SignCells(
         signs=np.concatenate([signs, -signs]),
         witness=np.concatenate([witness, -witness]),
         margin=np.concatenate([half.margin, half.margin]),
-        rays=np.concatenate([rays, -rays]),
+        rays=np.concatenate([rays, 0.0 - rays]),
         indices=np.concatenate([half.indices, opposite]),
         indptr=np.concatenate([half.indptr, half.indptr[-1] + half.indptr[1:]]),
         rank=lines.rank,
@@ -147,7 +146,7 @@ def check_cost(lines: "_lines.Lines", *, max_bytes: int) -> None:
         )
 
 
-class _HalfCells(NamedTuple):
+class HalfCells(NamedTuple):
     """The cells on the positive side of the first line; `indices` beyond `rays` are opposites."""
 
     signs: np.ndarray
@@ -166,7 +165,7 @@ class _Rays(NamedTuple):
     zero: np.ndarray
 
 
-def _half_cells(units: np.ndarray, tolerance: float) -> _HalfCells:
+def half_cells(units: np.ndarray, tolerance: float) -> HalfCells:
     """Cells of distinct lines `[m, r]` that span R^r, up to sign."""
     count, rank = units.shape
     rays = _all_rays(units, tolerance)
@@ -192,12 +191,12 @@ def _half_cells(units: np.ndarray, tolerance: float) -> _HalfCells:
     witness /= np.linalg.norm(witness, axis=1, keepdims=True)
     margin = np.min(signs * (witness @ units.T), axis=1)
     # A cell that its witness does not prove comes from signs that rounding made inconsistent.
-    kept = margin > 0.0
+    kept = margin > _generic_cells.ROUNDING
     if not np.all(kept):
         inside = np.repeat(kept, np.diff(indptr))
         indptr = np.concatenate([[0], np.cumsum(np.diff(indptr)[kept])])
         ray_of, signs, witness, margin = ray_of[inside], signs[kept], witness[kept], margin[kept]
-    return _HalfCells(signs, witness, margin, rays.units, ray_of, indptr)
+    return HalfCells(signs, witness, margin, rays.units, ray_of, indptr)
 
 
 def _all_rays(units: np.ndarray, tolerance: float) -> _Rays:
@@ -255,7 +254,7 @@ def _patterns_around(
     for ray in np.flatnonzero(num_zeros > rank - 1):
         zeros = _subsets.unpack(rays.zero[ray : ray + 1], count)[0]
         flat = _lines.coordinates(units[zeros], rank - 1)
-        half = _half_cells(flat, tolerance).signs
+        half = half_cells(flat, tolerance).signs
         bits = np.zeros((2 * half.shape[0], count), bool)
         bits[:, zeros] = np.concatenate([half, -half]) > 0
         yield np.array([ray]), _subsets.pack(bits)[None]

@@ -68,30 +68,45 @@ def distinct_lines(name: str, generators: Any, *, tolerance: float) -> Lines:
     nonzero = np.flatnonzero(scale)
     scaled = array[nonzero] * np.exp2(-np.frexp(scale[nonzero])[1])[:, None]
     units = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
-    representative = np.arange(nonzero.size)
-    orientation = np.zeros(array.shape[0], np.int8)
-    products = units @ units.T
-    for j in range(1, nonzero.size):
-        earlier = np.flatnonzero(representative[:j] == np.arange(j))
-        near = earlier[np.abs(products[j, earlier]) > 0.9]
-        sine = np.linalg.norm(units[near] * products[j, near, None] - units[j], axis=1)
-        parallel = near[sine <= tolerance]
-        if parallel.size:
-            representative[j] = parallel[0]
+    representative = _first_parallel(units, tolerance)
     kept, number = np.unique(representative, return_inverse=True)
     line_of = np.full(array.shape[0], -1)
+    orientation = np.zeros(array.shape[0], np.int8)
     line_of[nonzero] = number
     if nonzero.size:
-        orientation[nonzero] = np.sign(products[np.arange(nonzero.size), representative])
-    left, values, basis = np.linalg.svd(units[kept], full_matrices=False)
+        orientation[nonzero] = np.sign(np.sum(units * units[representative], axis=1))
+    kept_units = units[kept]
+    _, values, basis = np.linalg.svd(kept_units, full_matrices=False)
     rank = int(np.sum(values > tolerance * np.max(values, initial=0.0)))
-    return Lines(_normalised(left[:, :rank] * values[:rank]), basis[:rank], line_of, orientation)
+    if rank == array.shape[1]:
+        # No change of coordinates, no rounding: integer generators keep exact determinants.
+        return Lines(kept_units, np.eye(rank), line_of, orientation)
+    return Lines(_normalised(kept_units @ basis[:rank].T), basis[:rank], line_of, orientation)
+
+
+def _first_parallel(units: np.ndarray, tolerance: float) -> np.ndarray:
+    """For each unit vector the first one that is parallel to it, perhaps itself: `[k]`."""
+    representative = np.arange(units.shape[0])
+    # Parallel vectors are neighbours in the order of their shadows on any line.
+    shadow = np.abs(units @ np.cos(1.0 + np.arange(units.shape[1])))
+    order = np.argsort(shadow, kind="stable")
+    far = np.diff(shadow[order]) > 2.0 * units.shape[1] * tolerance
+    for members in np.split(order, np.flatnonzero(far) + 1):
+        members = np.sort(members)
+        while members.size > 1:
+            first = members[0]
+            products = units[members] @ units[first]
+            sine = np.linalg.norm(units[members] - products[:, None] * units[first], axis=1)
+            parallel = sine <= tolerance
+            representative[members[parallel]] = first
+            members = members[~parallel]
+    return representative
 
 
 def coordinates(units: np.ndarray, rank: int) -> np.ndarray:
     """Unit vectors `[k, d]` that span a space of the given rank, in a basis of it."""
-    left, values, _ = np.linalg.svd(units, full_matrices=False)
-    return _normalised(left[:, :rank] * values[:rank])
+    basis = np.linalg.svd(units, full_matrices=False)[2]
+    return _normalised(units @ basis[:rank].T)
 
 
 def _normalised(rows: np.ndarray) -> np.ndarray:

@@ -74,6 +74,16 @@ def pack(bits: np.ndarray) -> np.ndarray:
     return np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
 
 
+def pack_columns(bits: np.ndarray) -> np.ndarray:
+    """Pack booleans `[m, n]`, one sign vector a column, as `pack` does their transpose."""
+    octets = np.packbits(bits, axis=0, bitorder="little")
+    words = np.zeros((bits.shape[1], num_words(bits.shape[0])), np.uint64)
+    for number, octet in enumerate(octets):
+        word, position = divmod(number, WORD_BITS // 8)
+        words[:, word] |= octet.astype(np.uint64) << np.uint64(8 * position)
+    return words
+
+
 def unpack(words: np.ndarray, count: int) -> np.ndarray:
     """Undo `pack`: booleans `[n, count]`."""
     little = np.ascontiguousarray(words.astype("<u8", copy=False)).view(np.uint8)
@@ -95,3 +105,11 @@ def group(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = words[order]
     different = np.any(ordered[1:] != ordered[:-1], axis=1)
     return order, np.concatenate([[0], np.flatnonzero(different) + 1])
+
+
+def has_repeated(words: np.ndarray) -> bool:
+    """Whether two rows of words `[n, w]` are equal."""
+    if words.shape[1] == 1:
+        ordered = np.sort(words[:, 0])
+        return bool(np.any(ordered[1:] == ordered[:-1]))
+    return group(words)[1].size < words.shape[0]
