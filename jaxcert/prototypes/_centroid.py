@@ -83,7 +83,8 @@ def centroid_certificate(
     """
     lipschitz = _checks.positive_number("lipschitz", lipschitz)
     points, centres, labels = host_arrays(features, prototypes)
-    squares = np.einsum("kd,kd->k", centres, centres)
+    products = centres @ centres.T
+    squares = np.diagonal(products)
     gaps = separations(centres, labels)
     lengths = np.linalg.norm(points, axis=1)
     # Rounding of the differences of squared distances: sums of d products on either side, and
@@ -91,6 +92,7 @@ def centroid_certificate(
     dimension = centres.shape[1]
     reach = lengths + np.sqrt(squares.max())
     budget = 2 * (dimension + 8) * _UNIT * reach**2
+    product_error = (dimension + 8) * _UNIT * squares.max()
     radius = np.zeros(len(points))
     rival = np.zeros(len(points), int)
     label = np.zeros(len(points), labels.dtype)
@@ -103,7 +105,9 @@ def centroid_certificate(
             chosen = rows[label[rows] == one]
             low = heights[label[rows] == one]
             differences = low[:, others, None] - low[:, None, own] - budget[chosen, None, None]
-            nearest, value = _nearest_rival(differences / 2, centres, gaps, own, others)
+            nearest, value = _nearest_rival(
+                differences / 2, products, product_error, gaps, own, others
+            )
             rival[chosen], radius[chosen] = others[nearest], value
     radius = np.maximum(0, radius * (1 - 8 * _UNIT) - 4 * _UNIT * reach)
     return CentroidCertificate(label, rounded_quotient(radius, lipschitz), radius, rival)
@@ -111,7 +115,8 @@ def centroid_certificate(
 
 def _nearest_rival(
     differences: np.ndarray,
-    centres: np.ndarray,
+    products: np.ndarray,
+    product_error: float,
     gaps: np.ndarray,
     own: np.ndarray,
     others: np.ndarray,
@@ -120,11 +125,13 @@ def _nearest_rival(
 
     Args:
       differences: `[rows, rivals, own]`, half the differences of squared distances, rounded down.
-      centres: `[k, d]`.
+      products: `[k, k]`, inner products of the centres.
+      product_error: the largest absolute error of one of them.
       gaps: `[k, k]`, distances of centres rounded up.
       own: indices of the centres of the class.
       others: indices of all other centres.
     """
+    # One rounding of the quotient; that of the differences is in them already.
     bisectors = differences / gaps[np.ix_(others, own)]
     values = bisectors.max(axis=2)
     rows = np.arange(len(values))
@@ -139,10 +146,20 @@ def _nearest_rival(
         if not open_rows.size:
             return nearest, values[rows, nearest]
         candidates = nearest[open_rows]
-        normals = centres[others[candidates]][:, None] - centres[own][None]
-        exact = distance_to_intersection_lower(normals, differences[open_rows, candidates])
+        exact = distance_to_intersection_lower(
+            _grams_of_normals(products, others[candidates], own),
+            differences[open_rows, candidates],
+            gram_error=4 * product_error,
+        )
         values[open_rows, candidates] = np.maximum(values[open_rows, candidates], exact)
         is_exact[open_rows, candidates] = True
+
+
+def _grams_of_normals(products: np.ndarray, rivals: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Inner products of the differences from each rival to the own centres: `[n, own, own]`."""
+    across = products[rivals][:, own]
+    within = products[np.ix_(own, own)] + products[rivals, rivals][:, None, None]
+    return within - across[:, :, None] - across[:, None, :]
 
 
 def host_arrays(

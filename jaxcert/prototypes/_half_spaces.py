@@ -9,7 +9,9 @@ _ROUNDS = 200
 _TOLERANCE = 1e-12
 
 
-def distance_to_intersection_lower(normals: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def distance_to_intersection_lower(
+    grams: np.ndarray, offsets: np.ndarray, *, gram_error: float = 0.0
+) -> np.ndarray:
     r"""Bound the distance from the origin to an intersection of half-spaces from below.
 
     For every :math:`\lambda \ge 0` each x with :math:`\langle a_i, x \rangle \ge g_i` satisfies
@@ -22,14 +24,13 @@ def distance_to_intersection_lower(normals: np.ndarray, offsets: np.ndarray) -> 
     value is computed from the multipliers reached, so that it holds however far the ascent got.
 
     Args:
-      normals: a, `[n, k, d]` or `[1, k, d]`.
+      grams: inner products of the normals a, `[n, k, k]`.
       offsets: g, `[n, k]`, rounded down.
+      gram_error: the largest absolute error of an entry of `grams`.
 
     Returns:
       `[n]` float64, at least 0.
     """
-    grams = np.einsum("nkd,nld->nkl", normals, normals)
-    grams = np.broadcast_to(grams, (len(offsets), *grams.shape[1:]))
     diagonals = np.maximum(np.einsum("nkk->nk", grams), np.finfo(np.float64).tiny)
     multipliers = np.zeros(offsets.shape)
     best = np.zeros(len(offsets))
@@ -39,11 +40,10 @@ def distance_to_intersection_lower(normals: np.ndarray, offsets: np.ndarray) -> 
         ascended = _sweep(multipliers[open_rows], gram, diagonal, offset)
         multipliers[open_rows] = ascended
         polished, is_stationary = _solve_on_support(ascended, gram, diagonal, offset)
-        normal = normals if len(normals) == 1 else normals[open_rows]
         for candidate in (ascended, polished):
-            value = _dual_value(candidate, normal, np.sqrt(diagonal), offset)
+            value = _dual_value(candidate, gram, offset, gram_error)
             best[open_rows] = np.maximum(best[open_rows], value)
-        slack = np.einsum("nkl,nl->nk", gram, polished) - offset
+        slack = _products(gram, polished) - offset
         scale = np.abs(offset).max(axis=1, keepdims=True)
         is_optimal = is_stationary & np.all(slack >= -_TOLERANCE * scale, axis=1)
         open_rows = open_rows[np.logical_not(is_optimal)]
@@ -59,7 +59,7 @@ def _sweep(
     multipliers = multipliers.copy()
     for _ in range(_SWEEPS):
         for i in range(offsets.shape[1]):
-            slope = offsets[:, i] - np.einsum("nl,nl->n", grams[:, i], multipliers)
+            slope = offsets[:, i] - (grams[:, i] * multipliers).sum(axis=1)
             multipliers[:, i] = np.maximum(0, multipliers[:, i] + slope / diagonals[:, i])
     return multipliers
 
@@ -78,17 +78,19 @@ def _solve_on_support(
     return np.where(valid[:, None], solved, multipliers), valid
 
 
+def _products(grams: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+    return (grams @ multipliers[..., None])[..., 0]
+
+
 def _dual_value(
-    multipliers: np.ndarray, normals: np.ndarray, sizes: np.ndarray, offsets: np.ndarray
+    multipliers: np.ndarray, grams: np.ndarray, offsets: np.ndarray, gram_error: float
 ) -> np.ndarray:
     """The bound of these multipliers, its rounding paid for: `[n]`, at least 0."""
-    combined = np.einsum(
-        "nk,nkd->nd", multipliers, np.broadcast_to(normals, (len(offsets), *normals.shape[1:]))
-    )
-    terms = normals.shape[1] + normals.shape[2] + 8
-    spent = terms * _UNIT
-    lengths = np.linalg.norm(combined, axis=1)
-    lengths += spent * np.einsum("nk,nk->n", multipliers, sizes)
-    gains = np.einsum("nk,nk->n", multipliers, offsets)
-    gains -= spent * np.einsum("nk,nk->n", multipliers, np.abs(offsets))
+    spent = 2 * (offsets.shape[1] + 4) * _UNIT
+    squares = (multipliers * _products(grams, multipliers)).sum(axis=1)
+    sizes = (multipliers * _products(np.abs(grams), multipliers)).sum(axis=1)
+    squares += spent * sizes + (1 + spent) * gram_error * multipliers.sum(axis=1) ** 2
+    lengths = np.sqrt(squares) * (1 + 4 * _UNIT)
+    gains = (multipliers * offsets).sum(axis=1)
+    gains -= spent * (multipliers * np.abs(offsets)).sum(axis=1)
     return np.where(lengths > 0, np.maximum(gains, 0) / np.where(lengths > 0, lengths, 1), 0)

@@ -134,10 +134,11 @@ def test_dual_bound_holds_for_a_single_sweep_and_is_near_exact_in_the_end(
     generator = np.random.default_rng(4)
     normals = generator.normal(size=(40, count, 3))
     offsets = np.abs(generator.normal(size=(40, count)))
-    best = _half_spaces.distance_to_intersection_lower(normals, offsets)
+    grams = normals @ normals.swapaxes(1, 2)
+    best = _half_spaces.distance_to_intersection_lower(grams, offsets, gram_error=1e-14)
     monkeypatch.setattr(_half_spaces, "_SWEEPS", 1)
     monkeypatch.setattr(_half_spaces, "_ROUNDS", 1)
-    early = _half_spaces.distance_to_intersection_lower(normals, offsets)
+    early = _half_spaces.distance_to_intersection_lower(grams, offsets)
     feasible = 0
     for a, g, low, high in zip(normals, offsets, early, best, strict=True):
         system = np.vstack([a.T, g])
