@@ -1,0 +1,259 @@
+"""Norms of convolutions, against singular values of the exact sparse matrix."""
+
+import itertools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import trained_networks
+from jaxcert import lipschitz
+from tests.lipschitz.convolution_operator import sparse_operator, spectral_norm
+
+PADDINGS = ["SAME", "VALID", "CIRCULAR", ((1, 0), (0, 2)), ((3, 2), (2, 2))]
+
+
+def geometries():
+    """Every mix of sizes, taps, strides, paddings, groups and dilations whose kernel fits."""
+    for size, taps, stride, padding, groups, dilation in itertools.product(
+        [(3, 4), (5, 5), (8, 6)], [(1, 2), (2, 2), (3, 3), (5, 4)], [1, 2, 3], PADDINGS, [1, 2],
+        [1, 2],
+    ):  # fmt: skip
+        if padding == "VALID" and any(
+            (k - 1) * dilation + 1 > n for k, n in zip(taps, size, strict=True)
+        ):
+            continue
+        if isinstance(padding, tuple) and any(
+            (k - 1) * dilation + 1 > n + sum(pad)
+            for k, n, pad in zip(taps, size, padding, strict=True)
+        ):
+            continue
+        yield size, taps, stride, padding, groups, dilation
+
+
+def test_sparse_operator_is_the_convolution_of_lax():
+    rng = np.random.default_rng(0)
+    for index, (size, taps, stride, padding, groups, dilation) in enumerate(geometries()):
+        if padding == "CIRCULAR" or index % 40:
+            continue
+        kernel = rng.standard_normal((*taps, 4 // groups, 2))
+        image = rng.standard_normal((1, *size, 4))
+        with jax.enable_x64(True):
+            expected = jax.lax.conv_general_dilated(
+                jnp.asarray(image), jnp.asarray(kernel), (stride, stride), padding,
+                rhs_dilation=(dilation, dilation), feature_group_count=groups,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )  # fmt: skip
+        matrix = sparse_operator(
+            kernel, (*size, 4), strides=stride, padding=padding, groups=groups, dilation=dilation
+        )
+        np.testing.assert_allclose(matrix @ image.ravel(), np.ravel(expected), atol=1e-12)
+
+
+def test_bounds_are_above_the_exact_norms_for_every_geometry():
+    rng = np.random.default_rng(1)
+    count, exact_circular = 0, 0
+    for size, taps, stride, padding, groups, dilation in geometries():
+        kernel = rng.standard_normal((*taps, 4 // groups, 2)) * 10.0 ** rng.integers(-8, 8)
+        settings = {"strides": stride, "padding": padding, "groups": groups, "dilation": dilation}
+        matrix = sparse_operator(kernel, (*size, 4), **settings)
+        dense = matrix.toarray()
+        exact = float(np.linalg.norm(dense, 2))
+        shape = (*size, 4)
+        bound = float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=shape, **settings))
+        assert bound >= exact * (1 - 1e-15), (size, taps, settings)
+        wraps = padding == "CIRCULAR" and any(
+            (k - 1) * dilation + 1 > n for k, n in zip(taps, size, strict=True)
+        )
+        if padding == "CIRCULAR" and all(n % stride == 0 for n in size):
+            assert bound <= exact * (1 + 1e-4)
+            exact_circular += 1
+        for order in (1, math.inf):
+            value = np.linalg.norm(dense, order)
+            found = float(
+                lipschitz.conv_operator_norm_upper(
+                    kernel, input_shape=shape, order=order, **settings
+                )
+            )
+            assert value <= found
+            assert wraps or found <= value * (1 + 1e-12)
+        count += 1
+    assert count > 600
+    assert exact_circular > 50
+
+
+def test_one_dimensional_convolutions():
+    rng = np.random.default_rng(2)
+    for size, taps, stride, padding, dilation in itertools.product(
+        [4, 7, 12], [1, 2, 3, 4], [1, 2], ["SAME", "CIRCULAR", ((1, 2),)], [1, 2]
+    ):
+        if (taps - 1) * dilation + 1 > size + 3:
+            continue
+        kernel = rng.standard_normal((taps, 2, 3))
+        settings = {"strides": stride, "padding": padding, "dilation": dilation}
+        given = dict(settings)
+        if isinstance(padding, tuple):
+            given["padding"] = ((0, 0), *padding)
+        exact = spectral_norm(sparse_operator(kernel, (size, 2), **given))
+        bound = float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=(size, 2), **settings))
+        assert bound >= exact * (1 - 1e-15)
+
+
+def test_closed_forms_where_the_circular_norm_is_no_bound():
+    first = np.array([1.0, -0.5, 1.0]).reshape(3, 1, 1)
+    second = np.array([1.0, 0.0, 0.0, 0.0, -1.0]).reshape(5, 1, 1)
+    for kernel, size, circular, zero in ((first, 3, 1.5, 0.5 + math.sqrt(2)), (second, 4, 0, 1)):
+        norms = {
+            padding: float(
+                lipschitz.conv_spectral_norm_upper(kernel, input_shape=(size, 1), padding=padding)
+            )
+            for padding in ("CIRCULAR", "SAME")
+        }
+        assert norms["CIRCULAR"] == pytest.approx(circular, abs=1e-6)
+        exact = spectral_norm(sparse_operator(kernel, (size, 1)))
+        assert exact == pytest.approx(zero, abs=1e-12)
+        assert norms["CIRCULAR"] < exact <= norms["SAME"]
+
+
+def test_fourier_transform_that_cuts_the_kernel_off_is_no_bound():
+    # Every output is the pixel beside it: the tap that does this lies beyond the input's length.
+    kernel = np.zeros((7, 1, 1))
+    kernel[4] = 1.0
+    assert spectral_norm(sparse_operator(kernel, (3, 1))) == pytest.approx(1.0)
+    assert np.abs(np.fft.fft(kernel[:, 0, 0], 3)).max() == 0.0
+    bound = float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=(3, 1)))
+    assert 1.0 <= bound <= 1.0 + 1e-3
+
+
+def test_reshaped_kernel_is_no_bound():
+    kernel = np.random.default_rng(4).standard_normal((3, 3, 8, 8))
+    exact = spectral_norm(sparse_operator(kernel, (6, 6, 8)))
+    reshaped = np.linalg.norm(kernel.reshape(-1, 8), 2)
+    assert reshaped < 0.8 * exact
+    assert exact <= float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=(6, 6, 8)))
+
+
+def test_power_iteration_on_a_convolution_is_no_bound():
+    # Ten steps from a constant image, as public certification code has it.
+    rng = np.random.default_rng(5)
+    below = 0
+    for _ in range(10):
+        kernel = rng.standard_normal((3, 3, 4, 4))
+        matrix = sparse_operator(kernel, (8, 8, 4))
+        vector = np.ones(matrix.shape[1])
+        for _ in range(10):
+            vector = matrix.T @ (matrix @ vector)
+            vector /= np.linalg.norm(vector)
+        exact = spectral_norm(matrix)
+        below += np.linalg.norm(matrix @ vector) < exact * 0.999
+        assert exact <= float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=(8, 8, 4)))
+    assert below >= 5
+
+
+def test_groups_take_the_largest_norm_and_not_the_product():
+    kernel = np.full((1, 1, 1, 8), 0.5)
+    bound = float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=(4, 4, 8), groups=8))
+    assert bound == pytest.approx(0.5, abs=1e-6)
+    assert 0.5**8 < 0.5 <= bound
+
+
+def test_average_overlap_is_no_bound():
+    # Dividing the reshaped kernel by the average number of times a pixel is read.
+    size, kernel = 16, np.ones((3, 3, 1, 1)) / 9.0
+    average = (3 * size - 2) ** 2 / size**2
+    wrong = np.linalg.norm(kernel.reshape(-1, 1), 2) * math.sqrt(average)
+    exact = spectral_norm(sparse_operator(kernel, (size, size, 1)))
+    full = np.linalg.norm(kernel.reshape(-1, 1), 2) * math.sqrt(9)
+    assert exact <= float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=(16, 16, 1)))
+    assert wrong < exact <= full
+
+
+def test_traced_bound_is_sound_compiles_once_and_differentiates():
+    def bound(kernel):
+        return lipschitz.conv_spectral_norm_upper(kernel, input_shape=(6, 6, 4), strides=2)
+
+    traced = jax.jit(chex.assert_max_traces(bound, n=1))
+    rng = np.random.default_rng(6)
+    for scale in (1.0, 1e-12, 1e12):
+        kernel = (rng.standard_normal((3, 3, 4, 5)) * scale).astype(np.float32)
+        exact = spectral_norm(sparse_operator(kernel, (6, 6, 4), strides=2))
+        host = float(bound(kernel))
+        assert exact <= host
+        assert exact <= float(traced(kernel)) <= host * 1.03
+    gradient = jax.grad(bound)(jnp.asarray(kernel))
+    # The norm is homogeneous of degree one.
+    assert float(jnp.vdot(gradient, kernel)) == pytest.approx(float(traced(kernel)), rel=1e-3)
+    batch = jnp.stack([kernel, 2 * kernel])
+    first, second = jax.vmap(bound)(batch)
+    assert float(second) == pytest.approx(2 * float(first), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_trained_convolutions_with_zero_padding_are_within_two_percent(real_data_dir):
+    path = real_data_dir / "resnet_cifar10" / "resnet20-12fca82f.th"
+    state = trained_networks.read_state_dicts(path)["state_dict"]
+    ratios = []
+    for name, weight in state.items():
+        if not name.endswith(("conv1.weight", "conv2.weight")):
+            continue
+        kernel = weight.transpose(2, 3, 1, 0)
+        inputs, outputs = kernel.shape[2:]
+        size = {3: 32, 16: 32, 32: 16, 64: 8}[inputs]
+        stride = 2 if outputs == 2 * inputs else 1
+        settings = {"strides": stride, "padding": ((1, 1), (1, 1))}
+        shape = (size, size, inputs)
+        exact = spectral_norm(sparse_operator(kernel, shape, **settings))
+        bound = float(
+            lipschitz.conv_spectral_norm_upper(
+                kernel.astype(np.float64), input_shape=shape, **settings
+            )
+        )
+        single = float(
+            lipschitz.conv_spectral_norm_upper(jnp.asarray(kernel), input_shape=shape, **settings)
+        )
+        assert exact <= bound <= single <= bound * (1 + 1e-6)
+        ratios.append(bound / exact)
+    assert len(ratios) == 19
+    # The images of the last stage have 8 by 8 pixels, of which the border is a large part.
+    assert max(ratios[:14]) < 1.02
+    assert max(ratios) < 1.09
+
+
+@pytest.mark.parametrize(
+    ("kernel", "settings", "message"),
+    [
+        (np.ones((3, 3, 2, 4)), {"input_shape": (8, 8, 3)}, "kernel must have the axes"),
+        (np.ones((4, 2, 3, 3)), {"input_shape": (8, 8, 2)}, "kernel must have the axes"),
+        (np.ones((3, 3, 2, 4)), {"input_shape": (8, 8)}, "input_shape must be"),
+        (np.ones((3, 3)), {"input_shape": (8, 8, 3)}, "kernel must have shape"),
+        (
+            np.ones((3, 3, 2, 4)),
+            {"input_shape": (8, 8, 2), "padding": "REFLECT"},
+            "padding must be",
+        ),
+        (np.ones((3, 3, 2, 4)), {"input_shape": (8, 8, 2), "padding": (1,)}, "padding must hold 2"),
+        (np.ones((3, 3, 2, 4)), {"input_shape": (8, 8, 2), "padding": -1}, "padding must lie in"),
+        (np.ones((3, 3, 2, 4)), {"input_shape": (8, 8, 2), "strides": 0}, "strides must lie in"),
+        (
+            np.ones((3, 3, 2, 4)),
+            {"input_shape": (8, 8, 2), "strides": (1, 1, 1)},
+            "strides must be",
+        ),
+        (np.ones((3, 3, 2, 3)), {"input_shape": (8, 8, 4), "groups": 2}, "groups must divide"),
+        (np.ones((9, 9, 2, 4)), {"input_shape": (8, 8, 2), "padding": "VALID"}, "must fit"),
+        (np.full((3, 3, 2, 4), np.nan), {"input_shape": (8, 8, 2)}, "kernel must be finite"),
+    ],
+)
+def test_bad_convolutions_are_refused(kernel, settings, message):
+    with pytest.raises(ValueError, match=message):
+        lipschitz.conv_spectral_norm_upper(kernel, **settings)
+    with pytest.raises(ValueError, match=message):
+        lipschitz.conv_operator_norm_upper(kernel, order=1, **settings)
+
+
+def test_integer_kernels_are_refused():
+    with pytest.raises(TypeError, match="kernel must be floating point, got int64"):
+        lipschitz.conv_spectral_norm_upper(np.ones((3, 3, 1, 1), int), input_shape=(8, 8, 1))
