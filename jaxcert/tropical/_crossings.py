@@ -71,7 +71,7 @@ def segment_crossings(
 
     Raises:
       TypeError: if an array is not floating point.
-      ValueError: if a shape or a setting does not fit.
+      ValueError: if a shape or a setting does not fit, or a number is not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -132,14 +132,12 @@ def _cross(
 
 
 def _end(name: str, value: ArrayLike, network: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    array = jnp.asarray(value)
+    array = _network.floating_array(name, value)
     size = network[0][0].shape[1]
     if array.shape != (size,):
         raise ValueError(
             f"{name} must have shape ({size},), got {array.shape}; use jax.vmap for many segments"
         )
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got {array.dtype}")
     return array
 
 

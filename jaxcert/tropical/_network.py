@@ -19,8 +19,8 @@ def device_layers(name: str, layers: Layers) -> list[tuple[jax.Array, jax.Array]
     """Return the layers as floating arrays `[out, in]` and `[out]`, or raise; works under jit."""
     checked = []
     for place, (weight, bias) in enumerate(_pairs(name, layers)):
-        matrix = _floating(f"{name}[{place}][0]", weight)
-        vector = None if bias is None else _floating(f"{name}[{place}][1]", bias)
+        matrix = floating_array(f"{name}[{place}][0]", weight)
+        vector = None if bias is None else floating_array(f"{name}[{place}][1]", bias)
         shift = jnp.zeros(matrix.shape[:1], matrix.dtype) if vector is None else vector
         checked.append((matrix, shift))
     _check_shapes(name, checked)
@@ -66,6 +66,16 @@ def check_one_hidden_layer(w1: Any, b1: Any, w2: Any, b2: Any) -> None:
     for name, vector, matrix in (("b1", b1, w1), ("b2", b2, w2)):
         if vector is not None and vector.shape != matrix.shape[:1]:
             raise ValueError(f"{name} must have shape {matrix.shape[:1]}, got {vector.shape}")
+
+
+def floating_array(name: str, value: Any) -> jax.Array:
+    """Return `value` as a floating array of its own dtype, or raise; works under jit."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {array.dtype}")
+    if _checks.is_concrete(array) and not np.all(np.isfinite(np.asarray(array, np.float64))):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return array
 
 
 def class_indices(classes: Any, num_classes: int) -> tuple[int, ...]:
@@ -139,13 +149,6 @@ def _check_shapes(name: str, layers: Sequence[tuple[Any, Any]]) -> None:
         width = weight.shape[0]
         if bias.shape != (width,):
             raise ValueError(f"{name}[{place}][1] must have shape ({width},), got {bias.shape}")
-
-
-def _floating(name: str, value: Any) -> jax.Array:
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got {array.dtype}")
-    return array
 
 
 def _host(name: str, value: Any) -> np.ndarray:
