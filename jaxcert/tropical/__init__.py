@@ -8,8 +8,11 @@ from ._arrangement import sign_cells as sign_cells
 from ._attack import TropicalAttack as TropicalAttack
 from ._attack import tropical_attack as tropical_attack
 from ._attack import weight_perturbation as weight_perturbation
+from ._boundary_cells import BoundaryCells as BoundaryCells
+from ._boundary_cells import boundary_cells as boundary_cells
 from ._crossings import SegmentCrossings as SegmentCrossings
 from ._crossings import segment_crossings as segment_crossings
+from ._decision import decision_zonotopes as decision_zonotopes
 from ._dual_subdivision import DualSubdivision as DualSubdivision
 from ._dual_subdivision import LiftedPolytope as LiftedPolytope
 from ._dual_subdivision import dual_subdivision as dual_subdivision

@@ -65,9 +65,9 @@ def boundary_cells(
     The lifted units :math:`(W_{1,j}, b_{1,j})` and the last unit vector generate an arrangement in
     R^(d+1). On each cell with :math:`u_{d+1} > 0`, an activation region, the scores are linear in
     u, so their signs at the rays of the cell decide whether the boundary crosses it: for two
-    classes without any linear program, for more with one for each candidate. These are the cells that are
-    dual to the edges of the hull of the `decision_zonotopes` which join two of them (bichromatic
-    edges): the boundary itself, not the hypersurface that contains it.
+    classes without any linear program, for more with one for each candidate. These are the cells
+    that are dual to the edges of the hull of the `decision_zonotopes` which join two of them
+    (bichromatic edges): the boundary itself, not the hypersurface that contains it.
 
     Args:
       w1: W_1, `[h, d]`, d at most 5.
