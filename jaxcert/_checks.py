@@ -44,6 +44,18 @@ def positive_number(name: str, value: Any) -> float:
     return number
 
 
+def positive_values(name: str, value: Any) -> jax.Array:
+    """Return `value` as a real array; raise if a value that is known now is not above 0."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise TypeError(f"{name} must be real numbers above 0, got {array.dtype}")
+        array = array.astype(float)
+    if is_concrete(array) and not np.all(np.isfinite(array) & (np.asarray(array) > 0)):
+        raise ValueError(f"{name} must be finite and above 0, got {value}")
+    return array
+
+
 def typed_keys(name: str, key: Any) -> jax.Array:
     """Return `key` if it is an array of typed threefry keys, or raise.
 
