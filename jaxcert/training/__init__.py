@@ -6,8 +6,11 @@ killed run continues to bitwise the same weights. A training scheme is a `Loss`,
 other loops.
 """
 
+from ._arrangement import Arrangement as Arrangement
 from ._augmentations import flip_randomly as flip_randomly
 from ._augmentations import shift_randomly as shift_randomly
+from ._clusters import cluster_batches as cluster_batches
+from ._clusters import magnet_loss as magnet_loss
 from ._losses import Loss as Loss
 from ._losses import add_noise as add_noise
 from ._losses import cross_entropy as cross_entropy

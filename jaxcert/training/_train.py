@@ -18,6 +18,7 @@ from flax import nnx
 
 from jaxcert import _checks, _storage, data, models
 from jaxcert.smoothing import Noise
+from jaxcert.training._arrangement import Arrangement, checked_rows
 from jaxcert.training._augmentations import Augmentation
 from jaxcert.training._losses import Loss, cross_entropy
 from jaxcert.training._step import TrainState, make_batch_step, make_step, start
@@ -52,6 +53,7 @@ def train(
     warmup_fraction: float = 0.05,
     loss: Loss = cross_entropy,
     augment: Augmentation | None = None,
+    arrange: Arrangement | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> TrainResult:
@@ -78,8 +80,10 @@ def train(
       loss: the training scheme, a `Loss`.
       augment: from a key and a batch of images to the images that `loss` sees, such as
         `flip_randomly` or `functools.partial(shift_randomly, pixels=2)`; None leaves them.
-      checkpoint_dir: where the state is kept after each epoch; None keeps nothing. With it `loss`
-        and `augment` are recognised by name: functions at the top level of a module, or
+      arrange: chooses the images of all batches of an epoch from the network as it is when the
+        epoch begins, such as `cluster_batches`; None visits all images in random order.
+      checkpoint_dir: where the state is kept after each epoch; None keeps nothing. With it `loss`,
+        `augment` and `arrange` are recognised by name: functions at the top level of a module, or
         `functools.partial` of such with plain numbers and strings.
       progress: whether to show a progress bar.
 
@@ -89,7 +93,7 @@ def train(
     Raises:
       TypeError: if an argument is of the wrong type.
       ValueError: if a setting is out of range, if `checkpoint_dir` holds a damaged checkpoint or
-        one of other settings, or if it is given with a `loss` or `augment` that has no name.
+        one of other settings, or if it is given with a function that has no name.
       FloatingPointError: if the loss is not finite; names the epoch and the step.
 
     Example:
@@ -148,6 +152,7 @@ def train(
             "warmup_fraction": float(warmup_fraction),
             "loss": _identify("loss", loss),
             "augment": None if augment is None else _identify("augment", augment),
+            "arrange": None if arrange is None else _identify("arrange", arrange),
         }
         checkpoints = _Checkpoints(Path(checkpoint_dir), recipe)
         state, history = checkpoints.latest(state)
@@ -169,7 +174,12 @@ def train(
             order_key, steps_key = (
                 jax.random.fold_in(jax.random.fold_in(key, epoch), stage) for stage in range(2)
             )
-            order = permute(order_key)
+            if arrange is None:
+                order = permute(order_key)
+            else:
+                network = nnx.merge(graphdef, state.parameters, state.variables)
+                chosen = arrange(order_key, models.from_nnx(network), images, labels)
+                order = checked_rows(chosen, steps * batch_size, images.shape[0])
             collected = []
             for index in range(steps):
                 state, metrics = run_step(
