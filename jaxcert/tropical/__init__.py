@@ -18,7 +18,13 @@ from ._dual_subdivision import LiftedPolytope as LiftedPolytope
 from ._dual_subdivision import dual_subdivision as dual_subdivision
 from ._dual_subdivision import lifted_polytope as lifted_polytope
 from ._dual_subdivision import newton_polytope as newton_polytope
+from ._facets import Facets as Facets
+from ._facets import facets as facets
+from ._hausdorff import hausdorff_distance_lower as hausdorff_distance_lower
+from ._hausdorff import hausdorff_distance_upper as hausdorff_distance_upper
 from ._magnitude import magnitude_prune as magnitude_prune
+from ._membership import Membership as Membership
+from ._membership import contains as contains
 from ._polynomial import RationalMap as RationalMap
 from ._polynomial import TropicalPolynomial as TropicalPolynomial
 from ._polynomial import evaluate as evaluate
@@ -35,6 +41,7 @@ from ._pruning import prune_blocks as prune_blocks
 from ._pruning import pruning_objective as pruning_objective
 from ._pruning import pruning_scores as pruning_scores
 from ._pruning_distance import pruning_distance_upper as pruning_distance_upper
+from ._reduction import reduce_order_upper as reduce_order_upper
 from ._segments import BoundarySegments as BoundarySegments
 from ._segments import boundary_segments as boundary_segments
 from ._segments import network_boundary_segments as network_boundary_segments
@@ -50,6 +57,7 @@ from ._semiring import power as power
 from ._vertices import Vertices as Vertices
 from ._vertices import vertices as vertices
 from ._vertices import vertices_2d as vertices_2d
+from ._volume import volume as volume
 from ._zonotope import Zonotope as Zonotope
 from ._zonotope import affine_image as affine_image
 from ._zonotope import from_center as from_center

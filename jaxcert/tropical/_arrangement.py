@@ -157,18 +157,26 @@ class HalfCells(NamedTuple):
     indptr: np.ndarray
 
 
-class _Rays(NamedTuple):
-    """Unit vectors up to sign, with the signs of the lines on them."""
+class Rays(NamedTuple):
+    """Rays up to sign.
+
+    Attributes:
+      units: float64 `[n, r]`, unit vectors.
+      positive: packed bits `[n, w]`, the lines that are positive there.
+      zero: packed bits `[n, w]`, the lines that vanish there.
+      area: float64 `[n]`, the volume of the zonotope of the segments that vanish.
+    """
 
     units: np.ndarray
     positive: np.ndarray
     zero: np.ndarray
+    area: np.ndarray
 
 
 def half_cells(units: np.ndarray, tolerance: float) -> HalfCells:
     """Cells of distinct lines `[m, r]` that span R^r, up to sign."""
     count, rank = units.shape
-    rays = _all_rays(units, tolerance)
+    rays = all_rays(units, tolerance)
     num_rays = rays.units.shape[0]
     keys, which = [], []
     for chunk, patterns in _patterns_around(rays, units, tolerance):
@@ -199,11 +207,15 @@ def half_cells(units: np.ndarray, tolerance: float) -> HalfCells:
     return HalfCells(signs, witness, margin, rays.units, ray_of, indptr)
 
 
-def _all_rays(units: np.ndarray, tolerance: float) -> _Rays:
-    """The rays of the arrangement, one of each opposite pair, each once."""
+def all_rays(units: np.ndarray, tolerance: float, *, lengths: np.ndarray | None = None) -> Rays:
+    """The rays of the arrangement of lines `[k, r]`, one of each opposite pair, each once.
+
+    `lengths [k]`, 1 by default, are those of the segments along the lines.
+    """
     count, rank = units.shape
+    lengths = np.ones(count) if lengths is None else lengths
     total = math.comb(count, rank - 1)
-    found, lengths, generic = [], [], True
+    found, sizes, generic = [], [], True
     for start in range(0, total, _CHUNK):
         subsets = _subsets.combinations(count, rank - 1, start, min(start + _CHUNK, total))
         normal = _subsets.normals(units[subsets])
@@ -218,21 +230,23 @@ def _all_rays(units: np.ndarray, tolerance: float) -> _Rays:
         np.put_along_axis(zero, subsets, True, axis=1)
         generic = generic and bool(np.all(zero.sum(axis=1) == rank - 1))
         positive = (products > 0.0) & ~zero
-        found.append(_Rays(normal, _subsets.pack(positive), _subsets.pack(zero)))
-        lengths.append(length)
-    rays = _Rays(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        area = length * np.prod(lengths[subsets], axis=1)
+        found.append(Rays(normal, _subsets.pack(positive), _subsets.pack(zero), area))
+        sizes.append(length)
+    rays = Rays(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     if generic:
         return rays
     # The same flat from several subsets: the one that is best conditioned speaks for it.
     order, starts = _subsets.group(rays.zero)
-    length = np.concatenate(lengths)[order]
+    length = np.concatenate(sizes)[order]
     member = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
     best = order[np.lexsort((-length, member))[starts]]
-    return _Rays(*(part[best] for part in rays))
+    area = np.add.reduceat(rays.area[order], starts)
+    return Rays(rays.units[best], rays.positive[best], rays.zero[best], area)
 
 
 def _patterns_around(
-    rays: _Rays, units: np.ndarray, tolerance: float
+    rays: Rays, units: np.ndarray, tolerance: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rays `[n]`, and the packed signs `[n, p, w]` of their zeros in the p cells around."""
     count, rank = units.shape

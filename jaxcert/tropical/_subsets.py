@@ -1,6 +1,7 @@
 """Subsets by number, their normals by cofactors, and sign vectors packed into words."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -29,22 +30,22 @@ def combinations(num_items: int, size: int, start: int, stop: int) -> np.ndarray
     return subsets
 
 
-def normals(rows: np.ndarray) -> np.ndarray:
+def normals(rows: Any) -> Any:
     """The generalised cross product of r - 1 vectors in R^r, by expansion along each row.
 
     No LAPACK: the expansion is as accurate for such small sizes, exact on small integers, and fast
     over a large batch.
 
     Args:
-      rows: `[..., r - 1, r]`.
+      rows: `[..., r - 1, r]`, an array of NumPy or of JAX.
 
     Returns:
       `[..., r]`, orthogonal to the rows, with `<normal, x> = det [rows; x]`.
     """
-    rank = rows.shape[-1]
-    minors = {0: np.ones(rows.shape[:-2], rows.dtype)}
+    library, rank = rows.__array_namespace__(), rows.shape[-1]
+    minors = {0: library.ones(rows.shape[:-2], dtype=rows.dtype)}
     for row in range(rank - 1):
-        grown: dict[int, np.ndarray] = {}
+        grown: dict[int, Any] = {}
         for mask, minor in minors.items():
             for column in range(rank):
                 bit = 1 << column
@@ -56,7 +57,7 @@ def normals(rows: np.ndarray) -> np.ndarray:
                 grown[mask | bit] = grown[mask | bit] + term if mask | bit in grown else term
         minors = grown
     full = (1 << rank) - 1
-    return np.stack(
+    return library.stack(
         [minors[full ^ (1 << c)] * (-1.0) ** (rank - 1 - c) for c in range(rank)], axis=-1
     )
 
