@@ -9,6 +9,7 @@ other loops.
 from ._arrangement import Arrangement as Arrangement
 from ._augmentations import flip_randomly as flip_randomly
 from ._augmentations import shift_randomly as shift_randomly
+from ._cluster_trades import magnet_trades_loss as magnet_trades_loss
 from ._clusters import cluster_batches as cluster_batches
 from ._clusters import magnet_loss as magnet_loss
 from ._losses import Loss as Loss

@@ -97,6 +97,39 @@ def test_batches_are_clusters_beside_their_nearest_rivals(key):
     np.testing.assert_array_equal(rows, again)
 
 
+def test_divergence_is_least_without_attack_and_grows_with_the_radius(key):
+    generator = np.random.default_rng(3)
+    labels = jnp.repeat(jnp.array([0, 1, 0, 2]), 5)
+    images = jnp.asarray(generator.uniform(size=(20, 6)), jnp.float32)
+    weights = jnp.asarray(generator.normal(size=(6, 3)), jnp.float32)
+
+    def divergence(radius):
+        loss, metrics = training.magnet_trades_loss(
+            key, lambda x: x @ weights, images, labels, noise=None, samples_per_cluster=5,
+            radius=radius, step_size=2 * radius, weight=3.0,
+        )  # fmt: skip
+        magnet, _ = training.magnet_loss(
+            key, lambda x: x @ weights, images, labels, noise=None, samples_per_cluster=5
+        )
+        np.testing.assert_allclose(loss, magnet + 3 * metrics["divergence"], rtol=1e-5)
+        return float(metrics["divergence"])
+
+    # Without a move this is the entropy of the answers, by class.
+    features = np.float64(images @ weights)
+    centres = features.reshape(4, 5, 3).mean(axis=1)
+    squares = ((features[:, None] - centres[None]) ** 2).sum(axis=2)
+    variance = squares[np.arange(20), np.arange(20) // 5].sum() / 19
+    likelihoods = np.exp(-squares / (2 * variance))
+    by_class = np.stack(
+        [likelihoods[:, [0, 2]].sum(axis=1), likelihoods[:, 1], likelihoods[:, 3]], axis=1
+    )
+    p = by_class / by_class.sum(axis=1, keepdims=True)
+    entropy = -(p * np.log(p)).sum(axis=1).mean()
+    values = [divergence(radius) for radius in (1e-6, 0.1, 0.3)]
+    np.testing.assert_allclose(values[0], entropy, rtol=1e-4)
+    assert values[0] < values[1] < values[2]
+
+
 def digits(count=600):
     whole = data.load("digits", "train")
     return whole._replace(images=whole.images[:count], labels=whole.labels[:count])
