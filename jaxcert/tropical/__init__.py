@@ -13,6 +13,8 @@ from ._boundary_cells import boundary_cells as boundary_cells
 from ._crossings import SegmentCrossings as SegmentCrossings
 from ._crossings import segment_crossings as segment_crossings
 from ._decision import decision_zonotopes as decision_zonotopes
+from ._distance import BoundaryDistance as BoundaryDistance
+from ._distance import boundary_distance as boundary_distance
 from ._dual_subdivision import DualSubdivision as DualSubdivision
 from ._dual_subdivision import LiftedPolytope as LiftedPolytope
 from ._dual_subdivision import dual_subdivision as dual_subdivision
