@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from . import _generic_cells, _lines, _subsets
+from . import _cost, _generic_cells, _lines, _subsets
 
 # Subsets that are handled at once, so that a handful of arrays of this length stay in a cache.
-_CHUNK = 1 << 14
+_CHUNK = 1 << 13
 
 
 class SignCells(NamedTuple):
@@ -54,7 +54,7 @@ class SignCells(NamedTuple):
 
 
 def sign_cells(
-    generators: ArrayLike, *, tolerance: float = 1e-9, max_bytes: int = 2**33
+    generators: ArrayLike, *, tolerance: float = 1e-10, max_bytes: int = 2**33
 ) -> SignCells:
     r"""All cells of the arrangement of hyperplanes orthogonal to some generators, and their rays.
 
@@ -128,22 +128,24 @@ def sign_cells(
     )
 
 
-def check_cost(lines: "_lines.Lines", *, max_bytes: int) -> None:
+def check_cost(lines: _lines.Lines, *, max_bytes: int) -> None:
     """Raise, with the numbers, when the cells and their rays would not fit into `max_bytes`."""
     count, rank = lines.units.shape
-    num_subsets = math.comb(count, rank - 1)
-    incidences = num_subsets * 2**rank
-    cells = 2 * sum(math.comb(count - 1, i) for i in range(rank))
+    subsets = math.comb(count, rank - 1)
+    incidences = subsets * 2**rank
+    cells = 2 * _generic_cells.num_half_cells(count, rank)
     words = _subsets.num_words(count)
-    # The keys and their order while half of the incidences are sorted; then the result.
-    work = incidences // 2 * (8 * (2 * words + 3)) + num_subsets * (rank + count + 16)
-    result = incidences * 8 + cells * (8 * rank + lines.num_generators + 16)
-    if work + result > max_bytes:
-        raise ValueError(
-            f"generators must give cells and rays that fit into max_bytes={max_bytes}, got "
-            f"{count} distinct directions of rank {rank}: up to {cells:,} cells and "
-            f"{incidences:,} incidences of rays, about {(work + result) / 2**30:.3g} GiB"
-        )
+    # The keys and their order while half of the incidences are sorted, the result, and a block.
+    work = incidences // 2 * 8 * (2 * words + 3) + subsets * 16 * (rank + 2 * words)
+    result = incidences * 8 + cells * (8 * (lines.dimension + rank + 2) + 2 * lines.num_generators)
+    block = min(_CHUNK, subsets) * (40 * count + 16 * rank**2 + 2 ** (rank + 2) * words)
+    _cost.check(
+        "cells and rays",
+        1.2 * (work + result) + block,
+        max_bytes=max_bytes,
+        detail=f"{count} distinct directions of rank {rank}, so up to {cells:,} cells and "
+        f"{incidences:,} incidences of rays",
+    )
 
 
 class HalfCells(NamedTuple):
@@ -173,13 +175,25 @@ class Rays(NamedTuple):
     area: np.ndarray
 
 
-def half_cells(units: np.ndarray, tolerance: float) -> HalfCells:
-    """Cells of distinct lines `[m, r]` that span R^r, up to sign."""
+def half_cells(
+    units: np.ndarray,
+    tolerance: float,
+    *,
+    members: np.ndarray | None = None,
+    known: dict[bytes, np.ndarray] | None = None,
+) -> HalfCells:
+    """Cells of distinct lines `[m, r]` that span R^r, up to sign.
+
+    Within a larger arrangement `members [m]` are the numbers of the lines there, by which `known`
+    keeps the cells of flats: the same flat is met on the way down from many rays.
+    """
     count, rank = units.shape
+    members = np.arange(count) if members is None else members
+    known = {} if known is None else known
     rays = all_rays(units, tolerance)
     num_rays = rays.units.shape[0]
     keys, which = [], []
-    for chunk, patterns in _patterns_around(rays, units, tolerance):
+    for chunk, patterns in _patterns_around(rays, units, tolerance, members, known):
         keys.append((rays.positive[chunk][:, None, :] | patterns).reshape(-1, patterns.shape[2]))
         which.append(np.repeat(chunk, patterns.shape[1]))
     words, ray_of = np.concatenate(keys), np.concatenate(which)
@@ -246,7 +260,11 @@ def all_rays(units: np.ndarray, tolerance: float, *, lengths: np.ndarray | None 
 
 
 def _patterns_around(
-    rays: Rays, units: np.ndarray, tolerance: float
+    rays: Rays,
+    units: np.ndarray,
+    tolerance: float,
+    members: np.ndarray,
+    known: dict[bytes, np.ndarray],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rays `[n]`, and the packed signs `[n, p, w]` of their zeros in the p cells around."""
     count, rank = units.shape
@@ -267,8 +285,22 @@ def _patterns_around(
         yield chunk, patterns
     for ray in np.flatnonzero(num_zeros > rank - 1):
         zeros = _subsets.unpack(rays.zero[ray : ray + 1], count)[0]
-        flat = _lines.coordinates(units[zeros], rank - 1)
-        half = half_cells(flat, tolerance).signs
+        inside = members[zeros]
+        if inside.tobytes() not in known:
+            flat = _lines.coordinates(units[zeros], rank - 1)
+            if rank == 3:
+                known[inside.tobytes()] = _planar_signs(flat)
+            else:
+                cells = half_cells(flat, tolerance, members=inside, known=known)
+                known[inside.tobytes()] = cells.signs > 0
+        half = known[inside.tobytes()]
         bits = np.zeros((2 * half.shape[0], count), bool)
-        bits[:, zeros] = np.concatenate([half, -half]) > 0
+        bits[:, zeros] = np.concatenate([half, ~half])
         yield np.array([ray]), _subsets.pack(bits)[None]
+
+
+def _planar_signs(units: np.ndarray) -> np.ndarray:
+    """Which of the lines `[k, 2]` in the plane are positive in each of their cells, up to sign."""
+    angles = np.sort(np.arctan2(units[:, 1], units[:, 0]) % np.pi)
+    middle = (angles + np.append(angles[1:], angles[0] + np.pi)) / 2.0 + np.pi / 2.0
+    return np.stack([np.cos(middle), np.sin(middle)], axis=1) @ units.T > 0.0

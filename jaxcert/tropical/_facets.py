@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _arrangement, _lines, _vertices
+from . import _arrangement, _cost, _lines, _subsets, _vertices
 from ._zonotope import Zonotope
 
 
@@ -29,7 +29,7 @@ class Facets(NamedTuple):
     equality_offsets: np.ndarray
 
 
-def facets(zonotope: Zonotope, *, tolerance: float = 1e-9, max_bytes: int = 2**33) -> Facets:
+def facets(zonotope: Zonotope, *, tolerance: float = 1e-10, max_bytes: int = 2**33) -> Facets:
     r"""All facets of a zonotope, each once, also where several generators lie in one.
 
     .. math::
@@ -70,13 +70,13 @@ def facets(zonotope: Zonotope, *, tolerance: float = 1e-9, max_bytes: int = 2**3
         return Facets(np.zeros((0, lines.dimension)), nothing, nothing, flat, flat @ base)
     count, rank = lines.units.shape
     subsets = math.comb(count, rank - 1)
-    needed = subsets * 8 * (4 * rank + 4 * -(-count // 64) + 4 * lines.dimension)
-    if needed > max_bytes:
-        raise ValueError(
-            f"generators must give facets that fit into max_bytes={max_bytes}, got {count} "
-            f"distinct directions of rank {rank}: up to {2 * subsets:,} facets, about "
-            f"{needed / 2**30:.3g} GiB"
-        )
+    _cost.check(
+        "facets",
+        subsets * 8 * (6 * lines.dimension + 5 * rank + 5 * _subsets.num_words(count) + 8)
+        + min(subsets, 1 << 13) * 40 * (count + generators.shape[0]),
+        max_bytes=max_bytes,
+        detail=f"{count} distinct directions of rank {rank}, so up to {2 * subsets:,} facets",
+    )
     lengths = np.zeros(count)
     used = lines.line_of >= 0
     np.add.at(lengths, lines.line_of[used], np.linalg.norm(generators[used], axis=1))

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _subsets
 
-_CHUNK = 1 << 11
+_CHUNK_NUMBERS = 1 << 17
 # A product of unit vectors in float64 is off by less than this, far beyond the largest rank.
 ROUNDING = 1e-13
 _SMALL_PIVOT = 1e-3
@@ -51,12 +51,12 @@ def _attempt(
     # One cell a column: sums and extremes over the lines then run along contiguous rows.
     witness, margin = np.empty((rank, total)), np.empty(total)
     keys = np.empty((total, _subsets.num_words(count)), np.uint64)
-    done = 0
+    done, chunk = 0, max(64, _CHUNK_NUMBERS // count)
     # The largest sets first: lines in special position show there, before much work is done.
     for size in range(min(rank, count) - 1, -1, -1):
         subsets = math.comb(count - 1, size)
-        for start in range(0, subsets, _CHUNK):
-            stop = min(start + _CHUNK, subsets)
+        for start in range(0, subsets, chunk):
+            stop = min(start + chunk, subsets)
             chosen = _subsets.combinations(count - 1, size, start, stop).T + 1
             inside = _inside(units, chosen, downwards)
             here = slice(done, done + inside.shape[1])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _arrangement, _generic_cells, _lines, _subsets, _zonotope
+from . import _arrangement, _cost, _generic_cells, _lines, _subsets, _zonotope
 from ._zonotope import Zonotope
 
 _CHUNK = 1 << 13
@@ -30,7 +30,7 @@ class Vertices(NamedTuple):
     margin: np.ndarray
 
 
-def vertices(zonotope: Zonotope, *, tolerance: float = 1e-9, max_bytes: int = 2**33) -> Vertices:
+def vertices(zonotope: Zonotope, *, tolerance: float = 1e-10, max_bytes: int = 2**33) -> Vertices:
     r"""All vertices of a zonotope, exactly, whatever its generators.
 
     .. math::
@@ -151,13 +151,14 @@ def _check_cost(lines: _lines.Lines, max_bytes: int) -> None:
     """Raise, with the numbers, when even the vertices alone would not fit into `max_bytes`."""
     count, rank = lines.units.shape
     number = 2 * _generic_cells.num_half_cells(count, rank)
-    needed = number * 8 * (2 * lines.dimension + rank + 2 + 2 * _subsets.num_words(count))
-    if needed > max_bytes:
-        raise ValueError(
-            f"generators must give vertices that fit into max_bytes={max_bytes}, got {count} "
-            f"distinct directions of rank {rank}: up to {number:,} vertices, about "
-            f"{needed / 2**30:.3g} GiB"
-        )
+    needed = number * 8 * (3 * lines.dimension + rank + 4 + 2 * _subsets.num_words(count))
+    block = min(_CHUNK, number) * 40 * count + 2**22
+    _cost.check(
+        "vertices",
+        needed + block,
+        max_bytes=max_bytes,
+        detail=f"{count} distinct directions of rank {rank}, so up to {number:,} vertices",
+    )
 
 
 def _sums_of_lines(generators: np.ndarray, lines: _lines.Lines) -> tuple[np.ndarray, np.ndarray]:
