@@ -43,7 +43,14 @@ from ._pruning import prune_blocks as prune_blocks
 from ._pruning import pruning_objective as pruning_objective
 from ._pruning import pruning_scores as pruning_scores
 from ._pruning_distance import pruning_distance_upper as pruning_distance_upper
+from ._rational import decision_polynomial as decision_polynomial
+from ._rational import rational_map as rational_map
+from ._rational import zonotope_polynomial as zonotope_polynomial
 from ._reduction import reduce_order_upper as reduce_order_upper
+from ._regions import generic_num_regions as generic_num_regions
+from ._regions import num_activation_regions as num_activation_regions
+from ._regions import num_linear_regions as num_linear_regions
+from ._regions import num_regions_upper as num_regions_upper
 from ._segments import BoundarySegments as BoundarySegments
 from ._segments import boundary_segments as boundary_segments
 from ._segments import network_boundary_segments as network_boundary_segments

@@ -88,5 +88,8 @@ def inner_radius(matrix, bound, *, box):
         bounds=[(None, None)] * (dimension + 1),
         method="highs",
     )
+    if done.status == 2:
+        # A unit that is constant, on the wrong side.
+        return -1.0
     assert done.status == 0, done.message
     return -done.fun

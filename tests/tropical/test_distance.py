@@ -54,6 +54,10 @@ def cases(count):
         yield random_network(seed, sizes), center
 
 
+def apply(w1, b1, w2, b2, x):
+    return jax.nn.relu(x @ w1.T + b1) @ w2.T + b2
+
+
 def solve(layers, points, **settings):
     return tropical.boundary_distance(points, *arguments(layers), classes=None, **settings)
 
@@ -79,11 +83,8 @@ def test_between_every_certificate_and_every_attack():
         norms = np.linalg.norm(w1, 2) * np.linalg.norm(w2, 2)
         assert np.all(margin / (np.sqrt(2) * norms) <= found.lower)
         with jax.enable_x64(True):
-            device = jax.tree.map(jnp.asarray, (w1, b1, w2, b2))
-
-            def classify(x, device=device):
-                return jax.nn.relu(x @ device[0].T + device[1]) @ device[2].T + device[3]
-
+            # A pytree with its weights as leaves: all networks share the compiled attacks.
+            classify = jax.tree_util.Partial(apply, *map(jnp.asarray, (w1, b1, w2, b2)))
             inputs, labels = jnp.asarray(points), jnp.asarray(found.label)
             fool = attacks.deepfool(classify, inputs, labels)
             ascent = attacks.pgd(
