@@ -1,6 +1,7 @@
 """Saving and restoring networks."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,26 +10,25 @@ import numpy as np
 from flax import nnx
 
 from jaxcert import _storage
-from jaxcert.models._networks import MLP, LeNet
+from jaxcert.models._gabor_networks import GaborLeNet, GaborResNet
+from jaxcert.models._lipschitz_networks import LipschitzCNN, LipschitzMLP
+from jaxcert.models._networks import MLP, ImageClassifier, LeNet
 from jaxcert.models._resnet import ResNet
 
-_CLASSES: dict[str, type[MLP] | type[LeNet] | type[ResNet]] = {
-    "MLP": MLP,
-    "LeNet": LeNet,
-    "ResNet": ResNet,
+_CLASSES: dict[str, Callable[..., ImageClassifier]] = {
+    cls.__name__: cls
+    for cls in (MLP, LeNet, ResNet, GaborLeNet, GaborResNet, LipschitzMLP, LipschitzCNN)
 }
 
 
-def save(
-    path: str | os.PathLike[str], module: MLP | LeNet | ResNet, *, overwrite: bool = False
-) -> None:
+def save(path: str | os.PathLike[str], module: ImageClassifier, *, overwrite: bool = False) -> None:
     """Save a network with the settings that rebuild it.
 
     The folder appears complete or not at all, also if the process is killed.
 
     Args:
       path: the folder to write; its parents are created.
-      module: an `MLP`, `LeNet` or `ResNet`.
+      module: a network of this package.
       overwrite: whether a folder that exists is replaced.
 
     Raises:
@@ -64,7 +64,7 @@ def restore(path: str | os.PathLike[str]) -> Any:
       path: the folder.
 
     Returns:
-      The `MLP`, `LeNet` or `ResNet`, with equal settings and bitwise equal weights.
+      The network, of the class that was saved, with equal settings and bitwise equal weights.
 
     Raises:
       FileNotFoundError: if there is no such folder.

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from jaxcert import _checks
+from jaxcert.models._gabor_networks import GaborLeNet, GaborResNet
 from jaxcert.models._networks import MLP, LeNet
 from jaxcert.models._resnet import ResNet
 
@@ -14,9 +15,11 @@ _Builder = Callable[..., nnx.Module]
 _NAMES: dict[str, tuple[_Builder, dict[str, int]]] = {
     "mlp": (MLP, {}),
     "lenet": (LeNet, {}),
+    "gabor_lenet": (GaborLeNet, {}),
     "resnet20": (ResNet, {"depth": 20}),
     "resnet56": (ResNet, {"depth": 56}),
     "resnet110": (ResNet, {"depth": 110}),
+    "gabor_resnet20": (GaborResNet, {"depth": 20}),
 }
 
 
@@ -32,8 +35,8 @@ def create(
     """Build a network with fresh weights by its name.
 
     Args:
-      name: `"mlp"` (1024 and 1024 hidden units), `"lenet"`, `"resnet20"`, `"resnet56"` or
-        `"resnet110"`.
+      name: `"mlp"` (1024 and 1024 hidden units), `"lenet"`, `"gabor_lenet"`, `"resnet20"`,
+        `"resnet56"`, `"resnet110"` or `"gabor_resnet20"`.
       input_shape: shape of one input, `(height, width, channels)`.
       num_classes: number of scores.
       mean: subtracted from the input inside the network, one value or one a channel, in the units

@@ -36,3 +36,14 @@ def _scaled_normal(
 @jax.jit
 def _block(key: jax.Array) -> jax.Array:
     return jax.random.normal(key, (_BLOCK,))
+
+
+def near_identity(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """The leading block of an identity, with normal weights of variance `0.01 / fan_in` added."""
+    return jnp.eye(*shape) + _scaled_normal(key, shape, jnp.dtype(jnp.float32), gain=0.01)
+
+
+def near_identity_kernel(key: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
+    """A convolution kernel near the identity map, with normal weights of the same variance."""
+    noise = _scaled_normal(key, shape, jnp.dtype(jnp.float32), gain=0.01)
+    return noise.at[shape[0] // 2, shape[1] // 2].add(jnp.eye(*shape[2:]))

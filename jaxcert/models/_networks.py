@@ -105,7 +105,7 @@ class MLP(ImageClassifier):
         self.hidden = tuple(_checks.positive_integer("hidden", width) for width in hidden)
         widths = (math.prod(self.input_shape), *self.hidden)
         self.layers = nnx.List(
-            [_hidden_linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)]
+            [hidden_linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)]
         )
         self.head = output_linear(widths[-1], self.num_classes, rngs=rngs)
 
@@ -195,7 +195,7 @@ class LeNet(ImageClassifier):
             ]
         )
         features = height * width * (depth, *self.channels)[-1]
-        self.dense = _hidden_linear(features, self.hidden, rngs=rngs)
+        self.dense = hidden_linear(features, self.hidden, rngs=rngs)
         self.head = output_linear(self.hidden, self.num_classes, rngs=rngs)
 
     @property
@@ -224,7 +224,8 @@ def _after_strides(size: int, convolutions: int, padding: int) -> int:
     return size
 
 
-def _hidden_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+def hidden_linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer before a ReLU."""
     return nnx.Linear(inputs, outputs, kernel_init=he_normal, rngs=rngs)
 
 
