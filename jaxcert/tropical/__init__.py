@@ -7,7 +7,6 @@ from ._arrangement import SignCells as SignCells
 from ._arrangement import sign_cells as sign_cells
 from ._attack import TropicalAttack as TropicalAttack
 from ._attack import tropical_attack as tropical_attack
-from ._attack import weight_perturbation as weight_perturbation
 from ._boundary_cells import BoundaryCells as BoundaryCells
 from ._boundary_cells import boundary_cells as boundary_cells
 from ._crossings import SegmentCrossings as SegmentCrossings
@@ -15,6 +14,8 @@ from ._crossings import segment_crossings as segment_crossings
 from ._decision import decision_zonotopes as decision_zonotopes
 from ._distance import BoundaryDistance as BoundaryDistance
 from ._distance import boundary_distance as boundary_distance
+from ._dual_pictures import plot_dual_subdivision as plot_dual_subdivision
+from ._dual_pictures import plot_zonotopes as plot_zonotopes
 from ._dual_subdivision import DualSubdivision as DualSubdivision
 from ._dual_subdivision import LiftedPolytope as LiftedPolytope
 from ._dual_subdivision import dual_subdivision as dual_subdivision
@@ -24,9 +25,13 @@ from ._facets import Facets as Facets
 from ._facets import facets as facets
 from ._hausdorff import hausdorff_distance_lower as hausdorff_distance_lower
 from ._hausdorff import hausdorff_distance_upper as hausdorff_distance_upper
+from ._hypersurface import HypersurfaceSegments as HypersurfaceSegments
+from ._hypersurface import hypersurface_segments as hypersurface_segments
 from ._magnitude import magnitude_prune as magnitude_prune
 from ._membership import Membership as Membership
 from ._membership import contains as contains
+from ._pictures import plot_decision_boundary as plot_decision_boundary
+from ._pictures import plot_pruning as plot_pruning
 from ._polynomial import RationalMap as RationalMap
 from ._polynomial import TropicalPolynomial as TropicalPolynomial
 from ._polynomial import evaluate as evaluate
@@ -67,6 +72,7 @@ from ._vertices import Vertices as Vertices
 from ._vertices import vertices as vertices
 from ._vertices import vertices_2d as vertices_2d
 from ._volume import volume as volume
+from ._weight_perturbation import weight_perturbation as weight_perturbation
 from ._zonotope import Zonotope as Zonotope
 from ._zonotope import affine_image as affine_image
 from ._zonotope import from_center as from_center

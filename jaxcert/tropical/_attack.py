@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 
-from ._layers import Layers, checked_layers, floating
+from ._layers import Layers, checked_layers
+from ._weight_perturbation import row_change
 
 
 class TropicalAttack(NamedTuple):
@@ -38,6 +39,7 @@ class _Settings(NamedTuple):
     max_change: jax.Array
     max_weight_change: jax.Array
     confidence: jax.Array
+    confidence_decay: jax.Array
     generator_penalty: jax.Array
     link: jax.Array
     link_growth: jax.Array
@@ -57,6 +59,7 @@ def tropical_attack(
     max_change: float = np.inf,
     max_weight_change: float = np.inf,
     confidence: float = 1.0,
+    confidence_decay: float = 0.25,
     generator_penalty: float = 1.0,
     link: float = 1.0,
     link_growth: float = 2.0,
@@ -96,7 +99,9 @@ def tropical_attack(
       bounds: lowest and highest value of an input's entries; None sets no box.
       max_change: largest absolute entry of eta.
       max_weight_change: largest absolute entry of xi.
-      confidence: kappa, the margin that is asked for, at least 0; a success needs any above 0.
+      confidence: kappa, the margin that the first round asks for; a success needs any above 0.
+      confidence_decay: its factor from round to round, at most 1: a large margin finds a way to
+        another class, a small one the near end of that way.
       generator_penalty: beta, at least 0.
       link: first weight of the penalty on the link.
       link_growth: its growth from round to round.
@@ -128,6 +133,8 @@ def tropical_attack(
     """
     layers = checked_layers(w1, b1, w2, b2)
     inputs, labels, box = _checked_inputs(layers, inputs, labels, bounds)
+    if not 0 < confidence_decay <= 1:
+        raise ValueError(f"confidence_decay must lie in (0, 1], got {confidence_decay}")
     positive = {
         "max_change": max_change,
         "max_weight_change": max_weight_change,
@@ -147,8 +154,8 @@ def tropical_attack(
         *(
             jnp.asarray(value, layers.w1.dtype)
             for value in (
-                max_change, max_weight_change, confidence, generator_penalty, link, link_growth,
-                step, step_growth,
+                max_change, max_weight_change, confidence, confidence_decay, generator_penalty,
+                link, link_growth, step, step_growth,
             )
         ),
     )  # fmt: skip
@@ -160,79 +167,6 @@ def tropical_attack(
         num_rounds=_checks.positive_integer("num_rounds", num_rounds),
         num_steps=_checks.positive_integer("num_steps", num_steps),
     )
-
-
-def weight_perturbation(
-    w1: ArrayLike,
-    inputs: ArrayLike,
-    perturbations: ArrayLike,
-    *,
-    max_weight_change: float = np.inf,
-) -> jax.Array:
-    r"""Compute the least change of `w1` that does to an input what a perturbation of it does.
-
-    .. math::
-        \min_\xi \|\xi\|_F \quad\text{s.t.}\quad \xi x = A \eta, \quad |\xi_{rj}| \le \epsilon
-
-    Each row is :math:`\xi_{rj} = \mathrm{clip}(\nu_r x_j, \pm\epsilon)`, for the one number nu_r
-    that fits; without a limit, :math:`\xi = (A \eta) x^T / \|x\|^2`. It is also least in every norm
-    that weights the rows, such as D2 of `tropical_attack`.
-
-    Args:
-      w1: A, `[h, d]`.
-      inputs: x, `[b, d]`.
-      perturbations: eta, `[b, d]`.
-      max_weight_change: epsilon, above 0.
-
-    Returns:
-      `[b, h, d]`, with NaN in the rows for which no change within the limit exists: those with
-      :math:`|(A \eta)_r| > \epsilon \|x\|_1`.
-
-    Raises:
-      TypeError: if an array is not floating point.
-      ValueError: if shapes do not fit, a number is not finite, or the limit is not above 0.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxcert import tropical
-      >>> tropical.weight_perturbation(jnp.eye(2), jnp.array([[2.0, 1.0]]), jnp.array([[1.0, 0.0]]))
-      Array([[[0.4, 0.2],
-              [0. , 0. ]]], dtype=float32)
-    """
-    w1, inputs, perturbations = (
-        floating(name, value)
-        for name, value in (("w1", w1), ("inputs", inputs), ("perturbations", perturbations))
-    )
-    shape = (*inputs.shape[:1], *w1.shape[1:])
-    if w1.ndim != 2 or inputs.shape != shape or perturbations.shape != shape or len(shape) != 2:
-        raise ValueError(
-            "w1, inputs and perturbations must have shapes [h, d], [b, d] and [b, d], "
-            f"got {w1.shape}, {inputs.shape} and {perturbations.shape}"
-        )
-    if not max_weight_change > 0:
-        raise ValueError(f"max_weight_change must be above 0, got {max_weight_change}")
-    shifts = perturbations @ w1.T
-    limit = jnp.asarray(max_weight_change, w1.dtype)
-    rows = jax.vmap(jax.vmap(_row_change, (None, 0, None)), (0, 0, None))
-    return rows(inputs, shifts, limit)
-
-
-def _row_change(x: jax.Array, shift: jax.Array, limit: jax.Array) -> jax.Array:
-    """The shortest row r within the limit for which `r @ x` is the shift, or NaN."""
-    size = jnp.abs(x)
-    # As nu grows, entries reach the limit one after the other, the largest first.
-    order = jnp.argsort(-size)
-    sorted_size = size[order]
-    clipped = jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum(sorted_size)])[:-1]
-    free = jnp.cumsum((sorted_size**2)[::-1])[::-1]
-    finite = jnp.where(jnp.isfinite(limit), limit, 0)
-    nu = (jnp.abs(shift) - finite * clipped) / jnp.where(free > 0, free, 1)
-    # The first count of clipped entries for which the largest free one stays within the limit.
-    fits = (nu * sorted_size <= limit) & (free > 0)
-    chosen = jnp.where(jnp.any(fits), nu[jnp.argmax(fits)], jnp.nan)
-    row = jnp.sign(shift) * jnp.clip(chosen * x, -limit, limit)
-    row = jnp.where(shift == 0, jnp.zeros_like(x), row)
-    return row
 
 
 def _checked_inputs(
@@ -313,10 +247,10 @@ def _attack_one(
     x_square, x_sum = jnp.sum(x**2), jnp.sum(jnp.abs(x))
     lower = jnp.maximum(settings.bounds[0] - x, -settings.max_change)
     upper = jnp.minimum(settings.bounds[1] - x, settings.max_change)
-    # What a row within its limit can add to a pre-activation.
-    reach = jnp.where(
-        x_sum > 0, settings.max_weight_change * jnp.where(x_sum > 0, x_sum, 1), 0
-    ).astype(x.dtype)
+    # What a row within its limit can add to a pre-activation; at the origin, a link that cannot be
+    # met is asked for only if there is a limit.
+    limited = settings.max_weight_change * jnp.where(x_sum > 0, x_sum, 1)
+    reach = jnp.where((x_sum > 0) | jnp.isinf(limited), limited, 0)
     metric = settings.generator_penalty * weights / jnp.where(x_square > 0, x_square, 1)
     is_label = jnp.arange(w2.shape[0]) == label
 
@@ -333,12 +267,13 @@ def _attack_one(
         values: jax.Array,
         slopes: jax.Array,
         inverse: jax.Array,
+        confidence: jax.Array,
     ) -> jax.Array:
         """Nearest to `point` where a linearised margin is met, by the cheapest other class."""
         lengths = jnp.sum(slopes**2 * inverse[None], axis=1)
         usable = ~is_label & (lengths > 0)
         lengths = jnp.where(usable, lengths, 1)
-        missing = settings.confidence - values - slopes @ (point - origin)
+        missing = confidence - values - slopes @ (point - origin)
         cost = jnp.where(usable, jax.nn.relu(missing) / jnp.sqrt(lengths), jnp.inf)
         chosen = jnp.argmin(cost)
         move = jax.nn.relu(missing[chosen]) / lengths[chosen] * slopes[chosen] * inverse
@@ -352,7 +287,7 @@ def _attack_one(
         return (jnp.max(values) > 0) & linked & jnp.all(jnp.isfinite(change)), length
 
     def step(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        link, rho, eta, z, box, shift, u, v, best, best_length = state
+        confidence, link, rho, eta, z, box, shift, u, v, best, best_length = state
         # eta: a linear system.
         right = 2 * link * (shift @ w1) + rho * z - u
         inside = basis @ right
@@ -361,31 +296,34 @@ def _attack_one(
         # z: the margin, linearised; box: the box.
         values, slopes = margins(start + w1 @ z)
         middle = (eta + box + (u + v) / rho) / 2
-        z = projection(middle, z, values, slopes @ w1, jnp.ones_like(x))
+        z = projection(middle, z, values, slopes @ w1, jnp.ones_like(x), confidence)
         box = jnp.clip(z - v / rho, lower, upper)
         u, v = u + rho * (eta - z), v + rho * (box - z)
         # The shift of the pre-activations that xi makes.
         values, slopes = margins(start + shift)
         stiffness = metric + 2 * link
-        shift = projection(2 * link * (w1 @ eta) / stiffness, shift, values, slopes, 1 / stiffness)
+        wanted = 2 * link * (w1 @ eta) / stiffness
+        shift = projection(wanted, shift, values, slopes, 1 / stiffness, confidence)
         shift = jnp.clip(shift, -reach, reach)
         success, length = evaluate(box)
         better = success & (length < best_length)
         best = jnp.where(better, box, best)
         best_length = jnp.where(better, length, best_length)
-        return link, rho * settings.step_growth, eta, z, box, shift, u, v, best, best_length
+        rho = rho * settings.step_growth
+        return confidence, link, rho, eta, z, box, shift, u, v, best, best_length
 
     def outer(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         state = jax.lax.fori_loop(0, num_steps, step, state)
-        return (state[0] * settings.link_growth, settings.step, *state[2:])
+        confidence = state[0] * settings.confidence_decay
+        return (confidence, state[1] * settings.link_growth, settings.step, *state[3:])
 
     zero = jnp.zeros_like(x)
     # An input that is misclassified needs no change.
     already, _ = evaluate(zero)
     first_length = jnp.where(already, jnp.zeros((), x.dtype), jnp.inf)
     state = (
-        settings.link, settings.step, zero, zero, zero, jnp.zeros_like(start), zero, zero, zero,
-        first_length,
+        settings.confidence, settings.link, settings.step, zero, zero, zero,
+        jnp.zeros_like(start), zero, zero, zero, first_length,
     )  # fmt: skip
     *_, best, best_length = jax.lax.fori_loop(0, num_rounds, outer, state)
     found = jnp.isfinite(best_length)
@@ -405,7 +343,7 @@ def _attack_one(
     moved = perturbed - x
     distance = jnp.where(success, jnp.sqrt(jnp.sum(moved**2)), jnp.inf)
     link_shift = w1 @ moved
-    rows = jax.vmap(_row_change, (None, 0, None))(x, link_shift, settings.max_weight_change)
+    rows = jax.vmap(row_change, (None, 0, None))(x, link_shift, settings.max_weight_change)
     cost = jnp.sum(weights * jnp.sum(rows**2, axis=1)) / 2
     cost = jnp.where(success & ~jnp.isnan(cost), cost, jnp.inf)
     return perturbed, success, distance, cost
