@@ -1,5 +1,7 @@
 """Bounds on the Hausdorff distance of zonotopes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,18 @@ def hausdorff_distance_lower(
     num_steps = _checks.positive_integer("num_steps", num_steps, minimum=0)
     base, generators = _zonotope.arrays(zonotope)
     other_base, other_generators = _same_space(base, other)
-    first, second = Zonotope(base, generators), Zonotope(other_base, other_generators)
+    return _ascent(
+        key, Zonotope(base, generators), Zonotope(other_base, other_generators),
+        num_directions, num_steps,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("num_directions", "num_steps"))
+def _ascent(
+    key: jax.Array, first: Zonotope, second: Zonotope, num_directions: int, num_steps: int
+) -> jax.Array:
+    base, generators = first.base, first.generators
+    other_base, other_generators = second.base, second.generators
 
     def difference(directions: jax.Array) -> jax.Array:
         return jnp.abs(_zonotope.support(first, directions) - _zonotope.support(second, directions))
@@ -131,6 +144,14 @@ def hausdorff_distance_upper(
     if matching == "assignment":
         host_arrays(zonotope), host_arrays(other)
         other_generators = other_generators[_assignment(generators, other_generators)]
+    return _matched_upper(base, generators, other_base, other_generators)
+
+
+@jax.jit
+def _matched_upper(
+    base: jax.Array, generators: jax.Array, other_base: jax.Array, other_generators: jax.Array
+) -> jax.Array:
+    count = generators.shape[0]
     epsilon = jnp.finfo(base.dtype).eps
     size = _size(base, generators) + _size(other_base, other_generators)
     centers = base + jnp.sum(generators, axis=0) / 2 - other_base - jnp.sum(other_generators, 0) / 2

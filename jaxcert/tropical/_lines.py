@@ -61,8 +61,9 @@ def finite_matrix(name: str, value: Any) -> np.ndarray:
 def distinct_lines(name: str, generators: Any, *, tolerance: float) -> Lines:
     """Drop zero generators, merge parallel ones, and find their span."""
     array = finite_matrix(name, generators)
-    if not 0.0 < tolerance < 0.1:
-        raise ValueError(f"tolerance must lie in (0, 0.1), got {tolerance}")
+    # Below that, rounding would tell apart what is the same.
+    if not 1e-13 <= tolerance < 0.1:
+        raise ValueError(f"tolerance must lie in [1e-13, 0.1), got {tolerance}")
     # By powers of two first, so that no square overflows or vanishes.
     scale = np.max(np.abs(array), axis=1, initial=0.0)
     nonzero = np.flatnonzero(scale)

@@ -1,5 +1,7 @@
 """Zonotopes with fewer generators that contain a given one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -67,6 +69,12 @@ def reduce_order_upper(
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
     if count <= num_generators:
         return Zonotope(base, generators)
+    return _reduced(base, generators, num_generators, method)
+
+
+@functools.partial(jax.jit, static_argnames=("num_generators", "method"))
+def _reduced(base: jax.Array, generators: jax.Array, num_generators: int, method: str) -> Zonotope:
+    count, dimension = generators.shape
     absolute = jnp.abs(generators)
     if method == "girard":
         score = jnp.sum(absolute, axis=1) - jnp.max(absolute, axis=1)

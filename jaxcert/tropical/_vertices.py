@@ -123,6 +123,11 @@ def vertices_2d(zonotope: Zonotope) -> jax.Array:
     base, generators = _zonotope.arrays(zonotope)
     if base.shape[0] != 2:
         raise ValueError(f"zonotope must lie in the plane, got dimension {base.shape[0]}")
+    return _vertices_2d(base, generators)
+
+
+@jax.jit
+def _vertices_2d(base: jax.Array, generators: jax.Array) -> jax.Array:
     if generators.shape[0] == 0:
         return base[None]
     x, y = generators[:, 0], generators[:, 1]

@@ -52,8 +52,15 @@ def volume(zonotope: Zonotope) -> jax.Array:
             f"zonotope must have fewer than 2^31 sets of d - 1 generators, got {total:,} sets from "
             f"{count} generators in {dimension} dimensions"
         )
+    return _volume(generators)
+
+
+@jax.jit
+def _volume(generators: jax.Array) -> jax.Array:
+    count, dimension = generators.shape
     if count < dimension:
-        return jnp.zeros((), base.dtype)
+        return jnp.zeros((), generators.dtype)
+    total = math.comb(count, dimension - 1)
     chunk = min(_CHUNK, total)
     starts = jnp.arange(0, total, chunk, dtype=jnp.int32)
 
@@ -67,7 +74,7 @@ def volume(zonotope: Zonotope) -> jax.Array:
         sums = jnp.sum(jnp.abs(products), axis=1)
         return sum_so_far + jnp.sum(jnp.where(rank < total, sums, 0)), None
 
-    result, _ = jax.lax.scan(add, jnp.zeros((), base.dtype), starts)
+    result, _ = jax.lax.scan(add, jnp.zeros((), generators.dtype), starts)
     return result / dimension
 
 
