@@ -51,7 +51,7 @@ def positive_values(name: str, value: Any) -> jax.Array:
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise TypeError(f"{name} must be real numbers above 0, got {array.dtype}")
         array = array.astype(float)
-    if is_concrete(array) and not np.all(np.isfinite(array) & (np.asarray(array) > 0)):
+    if is_concrete(array) and not np.all(np.isfinite(np.asarray(array)) & (np.asarray(array) > 0)):
         raise ValueError(f"{name} must be finite and above 0, got {value}")
     return array
 

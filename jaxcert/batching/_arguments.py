@@ -24,7 +24,7 @@ def size(sampling: "Sampling", batch_size: ArrayLike) -> jax.Array:
         raise ValueError(f"batch_size must be a scalar, got shape {tau.shape}")
     if _checks.is_concrete(tau) and _checks.is_concrete(sampling.part_sizes):
         without = sampling.family != "with_replacement"
-        largest = float(np.min(sampling.part_sizes)) if without else np.inf
+        largest = float(np.asarray(sampling.part_sizes).min()) if without else np.inf
         if not 1 <= float(tau) <= largest:
             raise ValueError(
                 f"batch_size must lie in [1, {largest:g}], up to the size of the smallest part, "
@@ -52,8 +52,8 @@ def strong_convexity(sampling: "Sampling", value: ArrayLike) -> jax.Array:
     """Mu in the dtype of the constants: above 0 and at most the smoothness."""
     mu = _checks.positive_values("strong_convexity", value)
     if _checks.is_concrete(mu) and _checks.is_concrete(sampling.part_smoothness):
-        smoothness = float(np.max(sampling.part_smoothness))
-        if float(np.max(mu)) > smoothness * (1 + _SLACK):
+        smoothness = float(np.asarray(sampling.part_smoothness).max())
+        if float(np.asarray(mu).max()) > smoothness * (1 + _SLACK):
             raise ValueError(
                 f"strong_convexity must not exceed the smoothness {smoothness:.6g}, got {mu}"
             )

@@ -124,7 +124,7 @@ def optimal_batch_size(
 
     # Probabilities that are clipped at 1 can make several valleys: look everywhere, then nearby.
     count = min(sampling.num_examples, _GRID)
-    grid = jnp.clip(jnp.round(jnp.linspace(1, largest, count)), 1, largest).astype(scale.dtype)
+    grid = jnp.linspace(jnp.ones_like(largest), largest, count)
     best = jnp.argmin(jax.lax.map(work, grid))
     ends = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, count - 1)]
     found = _golden_section(work, *ends)
@@ -146,9 +146,7 @@ def _golden_section(
     return (low + high) / 2
 
 
-def _root(
-    is_left: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array
-) -> jax.Array:
+def _root(is_left: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:
     """Bisect for the level `[m]` up to which `is_left` holds, for all parts at once."""
 
     def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -39,9 +39,9 @@ def shuffled_prefix(
 ) -> jax.Array:
     """Fill an array so that its first `count` are a uniform draw without replacement.
 
-    They are drawn from 0..population-1, with `population` at most `capacity`. Exact but for the 2**-32 of the random integers: the swaps
-    of Fisher and Yates, as many as the smaller of the batch and what it leaves out, so the cost is
-    linear in that number and not in the population.
+    They are drawn from 0..population-1, with `population` at most `capacity`, by the swaps of
+    Fisher and Yates: as many as the smaller of the batch and what it leaves out, so the cost is
+    linear in that number. Exact but for the 2**-32 of the random integers.
     """
     return _shuffled(capacity)(
         jax.random.key_data(key), jnp.asarray(population), jnp.asarray(count)
@@ -64,7 +64,7 @@ def _shuffled(capacity: int) -> Any:
             for value, batched in zip((key_data, population, count), in_batched, strict=True)
         ]
         if rows[1].ndim == 1:
-            return _shuffle_rows(*rows, capacity), True
+            return _shuffle_rows(rows[0], rows[1], rows[2], capacity), True
         return jax.vmap(shuffled)(*rows), True
 
     return shuffled

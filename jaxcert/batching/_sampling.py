@@ -338,9 +338,7 @@ class Sampling:
             return self.weights / jnp.sum(self.weights)
         return _closed_forms.inclusion_probabilities(self, _arguments.size(self, batch_size))
 
-    def draw(
-        self, key: jax.Array, batch_size: ArrayLike, *, capacity: int | None = None
-    ) -> Batch:
+    def draw(self, key: jax.Array, batch_size: ArrayLike, *, capacity: int | None = None) -> Batch:
         """Draw a batch.
 
         Args:

