@@ -86,9 +86,9 @@ def boundary_segments(
       >>> from jaxcert import tropical
       >>> w1, w2 = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
       >>> found = tropical.boundary_segments(
-      ...     w1, None, w2, None, classes=(0, 1), box=[[-1.0, -1.0], [1.0, 1.0]])
+      ...     w1, None, w2, None, classes=(0, 1), box=[[-1.5, -1.5], [1.5, 1.5]])
       >>> found.start, found.end, found.tied_area, found.bias_free
-      (array([[0., 0.]]), array([[1., 1.]]), 1.0, True)
+      (array([[1.5, 1.5]]), array([[0., 0.]]), 2.25, True)
 
     References:
       Alfarra, Bibi, Hammoud, Gaafar, Ghanem, "On the Decision Boundaries of Neural Networks: A
