@@ -10,7 +10,7 @@ from types import ModuleType
 
 __version__ = importlib.metadata.version("jaxcert")
 
-_SUBPACKAGES = ("data", "models", "report", "smoothing", "training", "tropical")
+_SUBPACKAGES = ("batching", "data", "models", "report", "smoothing", "training", "tropical")
 
 
 def __getattr__(name: str) -> ModuleType:
