@@ -120,12 +120,13 @@ def attack_all(
 ) -> dict[str, tuple[attacks.Attack, float]]:
     """Outcome and seconds of every attack; compilation is part of the first call's time."""
     classify = Partial(scores, network)
+    w1, b1, w2, b2 = network
 
     def tropical_with(beta: float) -> Callable[[], attacks.Attack]:
         def run() -> attacks.Attack:
             found = tropical.tropical_attack(
-                *network, images, labels, generator_penalty=beta, num_rounds=preset.rounds,
-                num_steps=preset.steps,
+                w1, b1, w2, b2, images, labels, generator_penalty=beta,
+                num_rounds=preset.rounds, num_steps=preset.steps,
             )  # fmt: skip
             return attacks.shrink(classify, images, found.inputs, labels)
 
@@ -185,8 +186,9 @@ def markdown(result: dict[str, Any]) -> str:
     rows = result["rows"]
     lines = [f"# The tropical attack on {result['dataset']}", "", f"    {result['command']}", ""]
     lines += [
-        f"{result['num_seeds']} networks with one hidden layer, about {rows[0]['images']} correctly",
-        "classified test images each; l2 distances in pixels of [0, 1]; means over the networks.",
+        f"{result['num_seeds']} networks with one hidden layer, {rows[0]['images']} test images",
+        "or so each, all classified correctly; l2 distances in pixels of [0, 1]; means over the",
+        "networks.",
         "Seconds are by the clock on a shared machine, compilation included.",
         "",
         "| attack | success (%) | mean distance | median | D2 | seconds | "
@@ -241,7 +243,7 @@ def plot(rows: Sequence[dict[str, Any]], shown: dict[str, Any], path: Path) -> N
     attacks_shown = ("tropical", "tropical_heavy", "deepfool", "pgd")
     figure = Figure(figsize=(10.4, 6.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1.25, 1)))
     panels = left.subplots(1 + len(attacks_shown), len(picks))
     for column, pick in enumerate(picks):
         panels[0, column].imshow(images[pick].reshape(side, side), cmap="gray_r", vmin=0, vmax=1)

@@ -9,6 +9,9 @@ from ._attack import TropicalAttack as TropicalAttack
 from ._attack import tropical_attack as tropical_attack
 from ._boundary_cells import BoundaryCells as BoundaryCells
 from ._boundary_cells import boundary_cells as boundary_cells
+from ._comparison import BoundaryComparison as BoundaryComparison
+from ._comparison import compare_boundaries as compare_boundaries
+from ._comparison import dual_polygon as dual_polygon
 from ._crossings import SegmentCrossings as SegmentCrossings
 from ._crossings import segment_crossings as segment_crossings
 from ._decision import decision_zonotopes as decision_zonotopes
