@@ -46,7 +46,7 @@ def finish(
 
 def legend(axes: Any, handles: list[Any] | None) -> None:
     settings = {
-        "frameon": False, "fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.1),
+        "frameon": False, "fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.13),
         "ncols": 2,
     }  # fmt: skip
     if handles is None:

@@ -136,7 +136,7 @@ def plot_dual_subdivision(
     )
     owners = _owners(polynomial, owner, division.points, division.coefficients)
     ends = points[division.edges]
-    mixed = np.array([owners[a].isdisjoint(owners[b]) for a, b in division.edges], bool)
+    mixed = np.array([_differ(owners[a], owners[b]) for a, b in division.edges], bool)
     axes.add_collection(LineCollection(list(ends[~mixed]), colors="0.62", linewidths=1.0, zorder=1))
     if np.any(mixed):
         axes.add_collection(
@@ -187,6 +187,11 @@ def _owners(
     slack = 1e-9 * max(1.0, float(np.abs(corners).max()))
     near = np.abs(lifted - corners[:, None]).max(axis=2) <= slack
     return [{int(label) for label in labels[row]} for row in near]
+
+
+def _differ(one: set[int], other: set[int]) -> bool:
+    """Whether two corners belong to classes, and to none in common."""
+    return bool(one) and bool(other) and one.isdisjoint(other)
 
 
 def _around(points: np.ndarray) -> np.ndarray:
