@@ -22,7 +22,7 @@ class Membership(NamedTuple):
         rounding. Both false: undecided, so close to the surface that rounding hides the answer.
       coefficients: t, float64 `[n, m]` in [0, 1]: `base + t @ generators` is in the zonotope.
       distance_upper: float64 `[n]`, Euclidean distance of that one from the point, rounded up.
-      direction: u, float64 `[n, d]`, a unit vector, or 0.
+      direction: u, float64 `[n, d]`, a unit vector, or 0 where none separates.
       distance_lower: float64 `[n]`, how far the point is beyond the support function in that
         direction, rounded down; 0 if it is not.
     """
@@ -95,22 +95,25 @@ def contains(zonotope: Zonotope, points: ArrayLike, *, tolerance: float = 1e-9) 
             raise RuntimeError(f"the linear program of point {row} failed: {solved.message}")
         coefficients[row] = np.clip(solved.x[:count], 0.0, 1.0)
         direction[row] = solved.eqlin.marginals
-    length = np.linalg.norm(direction, axis=1, keepdims=True)
-    direction = np.divide(direction, length, out=np.zeros_like(direction), where=length > 1e-6)
     # What all terms together can be off, since each passes through at most so many roundings.
     terms = np.abs(array).sum(axis=1) + np.abs(base).sum() + np.abs(generators).sum()
     rounding = _ROUNDING * (count + dimension + 4) * terms
-    reached = base + coefficients @ generators
-    distance_upper = np.linalg.norm(array - reached, axis=1) * (1.0 + 1e-12) + rounding
-    products = direction @ generators.T
-    gap = (
-        direction @ base - np.sum(direction * array, axis=1) + np.maximum(products, 0.0).sum(axis=1)
-    )
-    # The unit vector is one up to rounding, too.
-    distance_lower = np.maximum((-gap - rounding) * (1.0 - 1e-12), 0.0)
+    left = array - (base + coefficients @ generators)
+    distance_upper = np.linalg.norm(left, axis=1) * (1.0 + 1e-12) + rounding
+    # The dual solution separates; where the point that was reached is the nearest, what is left
+    # does so by more.
+    distance_lower = np.zeros(array.shape[0])
+    best = np.zeros_like(array)
+    for candidate in (direction, left):
+        length = np.linalg.norm(candidate, axis=1, keepdims=True)
+        unit = np.divide(candidate, length, out=np.zeros_like(candidate), where=length > 1e-150)
+        products = np.maximum(unit @ generators.T, 0.0)
+        beyond = np.sum(unit * array, axis=1) - (unit @ base + products.sum(axis=1))
+        # A unit vector is one up to rounding, too.
+        distance = (beyond - rounding) * (1.0 - 1e-12)
+        better = distance > distance_lower
+        best[better], distance_lower[better] = unit[better], distance[better]
     scales = np.maximum(extent, np.max(np.abs(array - base), axis=1, initial=0.0))
     outside = distance_lower > 0.0
     near = distance_upper <= np.maximum(tolerance * scales, 2.0 * rounding)
-    return Membership(
-        near & ~outside, outside, coefficients, distance_upper, direction, distance_lower
-    )
+    return Membership(near & ~outside, outside, coefficients, distance_upper, best, distance_lower)
