@@ -1,11 +1,11 @@
 """Networks that others trained and published, read from the folder `JAXCERT_DATA_DIR`.
 
-    kw_convex_adversarial   Wong and Kolter, "Provable defenses against adversarial examples via the
-                            convex outer adversarial polytope", 2018, arXiv:1711.00851
-    mipverify_nets          WK17a and RSL18a, as in Tjeng, Xiao, Tedrake, "Evaluating Robustness of
-                            Neural Networks with Mixed Integer Programming", 2019, arXiv:1711.07356
-    lipsdp                  Fazlyab et al., "Efficient and Accurate Estimation of Lipschitz Constants
-                            for Deep Neural Networks", 2019, arXiv:1906.04893
+kw_convex_adversarial   Wong and Kolter, "Provable defenses against adversarial examples via the
+convex outer adversarial polytope", 2018, arXiv:1711.00851
+mipverify_nets          WK17a and RSL18a, as in Tjeng, Xiao, Tedrake, "Evaluating Robustness of
+Neural Networks with Mixed Integer Programming", 2019, arXiv:1711.07356
+lipsdp                  Fazlyab et al., "Efficient and Accurate Estimation of Lipschitz Constants
+for Deep Neural Networks", 2019, arXiv:1906.04893
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def lipsdp_weights(folder: Path, name: str) -> list[np.ndarray]:
     return [np.asarray(weight, np.float64) for weight in content["weights"][0]]
 
 
-def test_images(folder: Path, name: str = "mnist") -> tuple[np.ndarray, np.ndarray]:
+def read_test_set(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """All test images, float32 `[n, 28, 28, 1]` in [0, 1], and their labels."""
     split = _raw.read_idx_split(
         folder / name / "t10k-images-idx3-ubyte.gz", folder / name / "t10k-labels-idx1-ubyte.gz"

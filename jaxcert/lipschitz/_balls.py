@@ -74,7 +74,7 @@ def ball(
       >>> import jax.numpy as jnp
       >>> from jaxcert.lipschitz import ball
       >>> region = ball(jnp.array([[0.05, 0.5]]), 0.1, box=(0.0, 1.0))
-      >>> region.lower, region.upper
+      >>> region.lower.round(3), region.upper.round(3)
       (Array([[0. , 0.4]], dtype=float32), Array([[0.15, 0.6 ]], dtype=float32))
     """
     check_precision("center", center)

@@ -73,7 +73,7 @@ def interval_bounds(layers: Sequence[Layer], region: Ball) -> tuple[Interval, ..
     layers, region = prepared(layers, region)
     bounds: list[Interval] = []
     value = Interval(region.lower, region.upper)
-    for position, layer in enumerate(layers):
+    for position in range(len(layers)):
         value = layer_interval(layers, position, value, region)
         bounds.append(value)
     return tuple(bounds)
@@ -127,9 +127,7 @@ def around(layer: Dense | Conv, middle: jax.Array, radius: jax.Array) -> Interva
     share = gamma(fan_in(layer) + 4, dtype)
     weight = weight_of(layer)
     center = linear_part(layer, middle) + layer.bias
-    spread = linear_part(
-        layer, radius + share * (jnp.abs(middle) + radius), weight=jnp.abs(weight)
-    )
+    spread = linear_part(layer, radius + share * (jnp.abs(middle) + radius), weight=jnp.abs(weight))
     spread = spread * (1 + share) + share * jnp.abs(layer.bias)
     axes = tuple(range(1, middle.ndim))
     largest = jnp.max(jnp.abs(middle) + radius, axis=axes).reshape(-1, *(1,) * (center.ndim - 1))

@@ -104,9 +104,7 @@ def functional_rows(
     return rows.reshape(batch, rows.shape[1], *output)
 
 
-def slope_ranges(
-    layers: Sequence[Layer], bounds: Sequence[Interval], region: Ball
-) -> SlopeRanges:
+def slope_ranges(layers: Sequence[Layer], bounds: Sequence[Interval], region: Ball) -> SlopeRanges:
     """The slopes that each ReLU can have where its inputs lie within their bounds."""
     ranges = {}
     for position, layer in enumerate(layers):

@@ -1,7 +1,7 @@
 """Linear bounds by backward substitution (CROWN), with the rounding of every step included."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from jaxcert.lipschitz._balls import Ball, linear_minimum
 from jaxcert.lipschitz._interval import (
     Interval,
     intersection,
-    interval_bounds,
     layer_interval,
     prepared,
 )
@@ -100,9 +99,9 @@ def linear_bounds(
       ...           Dense(jnp.array([[-1.0, 1.0]]), jnp.zeros(1))]
       >>> region = ball(jnp.array([[2.0]]), 1.0)  # both neurons are active, so the output is 1
       >>> [float(end.round(3)[0, 0]) for end in linear_bounds(layers, region)[-1]]
-      [1.0, 1.0]
+      [1.000, 1.000]
       >>> [float(end.round(3)[0, 0]) for end in interval_bounds(layers, region)[-1]]
-      [-1.0, 3.0]
+      [-1.000, 3.000]
 
     References:
       Zhang, Weng, Chen, Hsieh, Daniel, "Efficient Neural Network Robustness Certification with
@@ -117,7 +116,9 @@ def linear_bounds(
         value = layer_interval(layers, position, value, region)
         last = position == len(layers) - 1
         if isinstance(layer, (Dense, Conv)) and (last or _feeds_relu(layers, position)):
-            value = _refined(layers, position, value, bounds, region, slopes, None if last else refine)
+            value = _refined(
+                layers, position, value, bounds, region, slopes, None if last else refine
+            )
         bounds.append(value)
     return tuple(bounds)
 

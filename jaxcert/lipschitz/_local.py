@@ -139,9 +139,7 @@ def dual_norm(vectors: jax.Array, norm: str) -> jax.Array:
     return scale * jnp.sqrt(jnp.sum((vectors / scale[..., None]) ** 2, axis=-1))
 
 
-def product_upper(
-    layers: Sequence[Layer], rows: jax.Array, region: Ball, whole: bool
-) -> jax.Array:
+def product_upper(layers: Sequence[Layer], rows: jax.Array, region: Ball, whole: bool) -> jax.Array:
     """The product of the norms of the layers, for every input: `[b, k]` or `[b]`."""
     shapes = [region.center.shape[1:], *layer_shapes(layers, region.center.shape[1:])]
     affine = [index for index, layer in enumerate(layers) if isinstance(layer, (Dense, Conv))]

@@ -122,8 +122,10 @@ def local_lipschitz_lower(
         drawn = jax.random.normal(jax.random.fold_in(own, 1), rows.shape[:2], rows.dtype)
         chosen = jax.nn.one_hot(number % rows.shape[1], rows.shape[1], dtype=rows.dtype)
         # Gradients of one functional after another, or of random mixtures of all outputs.
-        weights = jnp.einsum("bk,bk...->b...", drawn, rows) if whole else jnp.einsum(
-            "k,bk...->b...", chosen, rows
+        weights = (
+            jnp.einsum("bk,bk...->b...", drawn, rows)
+            if whole
+            else jnp.einsum("k,bk...->b...", chosen, rows)
         )
 
         def step(index: jax.Array, carry: tuple[_Met, jax.Array]) -> tuple[_Met, jax.Array]:

@@ -1,6 +1,5 @@
 """Lower bounds of margins between classes over sets of inputs, and the radii that they certify."""
 
-import functools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
-from jaxcert.lipschitz._balls import Ball, Norm, ball
+from jaxcert.lipschitz._balls import Ball
 from jaxcert.lipschitz._interval import (
     Interval,
     affine_interval,
@@ -26,8 +25,7 @@ from jaxcert.lipschitz._linear_relaxation import (
     lower_bound,
     relaxations,
 )
-from jaxcert.lipschitz._outward import round_down
-from jaxcert.lipschitz._sequential import Conv, Dense, Layer, Relu
+from jaxcert.lipschitz._sequential import Dense, Layer
 
 Method = Literal["interval", "linear", "optimized"]
 
@@ -84,38 +82,58 @@ def margin_lower(
     """
     layers, region = prepared(layers, region)
     check_settings(slopes, refine)
+    steps = _checks.positive_integer("steps", steps)
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
-    classes, labels = _check_labels(layers, region, labels)
-    others = _other_classes(labels, classes)
-    bounds = (
-        interval_bounds(layers[:-1], region)
-        if method == "interval"
-        else linear_bounds(layers[:-1], region, slopes=slopes, refine=refine)
-        if len(layers) > 1
-        else ()
-    )
-    value = _interval_margins(layers, region, bounds, labels, others)
-    if method != "interval":
+    classes, labels = check_labels(layers, region, labels)
+    others = other_classes(labels, classes)
+    if method == "interval":
+        bounds = _before_last(layers, region, None, refine)
+        value = _interval_margins(layers, region, bounds, labels, others)
+    else:
+        value, bounds = margins_of_bounds(layers, region, labels, slopes=slopes, refine=refine)
+    if method == "optimized":
         lines = relaxations(layers[:-1], bounds, slopes=slopes)
-        linear = _linear_margins(layers, region, bounds, labels, others, lines)
-        value = jnp.maximum(value, linear)
-        if method == "optimized":
-            value = jnp.maximum(
-                value, _optimized(layers, region, bounds, labels, others, lines, steps)
-            )
+        value = jnp.maximum(value, _optimized(layers, region, bounds, labels, others, lines, steps))
     result = jnp.full((labels.shape[0], classes), jnp.inf, value.dtype)
     return result.at[jnp.arange(labels.shape[0])[:, None], others].set(value)
 
 
-def _check_labels(
-    layers: Sequence[Layer], region: Ball, labels: ArrayLike
-) -> tuple[int, jax.Array]:
+def margins_of_bounds(
+    layers: Sequence[Layer],
+    region: Ball,
+    labels: jax.Array,
+    *,
+    slopes: Slopes,
+    refine: int | None,
+) -> tuple[jax.Array, tuple[Interval, ...]]:
+    """Margins `[b, classes - 1]` by linear bounds, and the bounds of every layer but the last."""
+    others = other_classes(labels, layers[-1].bias.shape[0])
+    bounds = _before_last(layers, region, slopes, refine)
+    lines = relaxations(layers[:-1], bounds, slopes=slopes)
+    value = jnp.maximum(
+        _interval_margins(layers, region, bounds, labels, others),
+        _linear_margins(layers, region, bounds, labels, others, lines),
+    )
+    return value, bounds
+
+
+def _before_last(
+    layers: Sequence[Layer], region: Ball, slopes: Slopes | None, refine: int | None
+) -> tuple[Interval, ...]:
+    """Bounds of every layer but the last; by intervals alone if no slopes are given."""
+    if len(layers) == 1:
+        return ()
+    if slopes is None:
+        return interval_bounds(layers[:-1], region)
+    return linear_bounds(layers[:-1], region, slopes=slopes, refine=refine)
+
+
+def check_labels(layers: Sequence[Layer], region: Ball, labels: ArrayLike) -> tuple[int, jax.Array]:
+    """The number of classes and the labels as an array, or raise."""
     last = layers[-1]
     if not isinstance(last, Dense):
-        raise ValueError(
-            f"layers must end in a Dense layer of scores, got {type(last).__name__}"
-        )
+        raise ValueError(f"layers must end in a Dense layer of scores, got {type(last).__name__}")
     classes, batch = int(last.weight.shape[0]), region.center.shape[0]
     if classes < 2:
         raise ValueError(f"layers must end in at least 2 scores, got {classes}")
@@ -133,7 +151,7 @@ def _check_labels(
     return classes, array
 
 
-def _other_classes(labels: jax.Array, classes: int) -> jax.Array:
+def other_classes(labels: jax.Array, classes: int) -> jax.Array:
     """`[b, classes - 1]`: every class but the label."""
     row = jnp.arange(classes - 1, dtype=labels.dtype)
     return row + (row >= labels[:, None])
@@ -192,7 +210,6 @@ def _optimized(
 
     Whatever slopes the ascent arrives at, they lie within [0, 1], so every step gives a bound.
     """
-    steps = _checks.positive_integer("steps", steps)
     rows = others.shape[1]
     start = {
         position: jnp.repeat(line.lower[:, None], rows, axis=1) for position, line in lines.items()

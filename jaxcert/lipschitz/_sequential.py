@@ -16,9 +16,7 @@ from jaxcert import _checks
 Padding = str | tuple[tuple[int, int], ...]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["weight", "bias"], meta_fields=[]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weight", "bias"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Dense:
     """An affine map of vectors, `weight @ x + bias`.
@@ -137,6 +135,8 @@ def apply_layers(layers: Sequence[Layer], inputs: ArrayLike) -> jax.Array:
     """
     value = jnp.asarray(inputs)
     check_layers(layers, value.shape[1:])
+    dtype = jnp.result_type(value, *jax.tree.leaves(list(layers)))
+    value, layers = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (value, list(layers)))
     for layer in layers:
         value = apply_layer(layer, value)
     return value
@@ -156,12 +156,9 @@ def layer_shapes(layers: Sequence[Layer], input_shape: Sequence[int]) -> list[tu
     shapes = []
     shape = tuple(int(size) for size in input_shape)
     for layer in layers:
-        (output,) = (
-            jax.eval_shape(
-                functools.partial(apply_layer, layer), jax.ShapeDtypeStruct((1, *shape), "float32")
-            ).shape[1:],
-        )
-        shape = tuple(output)
+        dtype = weight_of(layer).dtype if isinstance(layer, (Dense, Conv)) else "float32"
+        inputs = jax.ShapeDtypeStruct((1, *shape), dtype)
+        shape = tuple(jax.eval_shape(functools.partial(apply_layer, layer), inputs).shape[1:])
         shapes.append(shape)
     return shapes
 
@@ -202,7 +199,9 @@ def _check_weights(where: str, layer: Dense | Conv) -> None:
         outputs = weight.shape[0]
     else:
         if weight.ndim not in (3, 4, 5):
-            raise ValueError(f"{where}.kernel must have shape [*window, in, out], got {weight.shape}")
+            raise ValueError(
+                f"{where}.kernel must have shape [*window, in, out], got {weight.shape}"
+            )
         outputs = weight.shape[-1]
         if layer.groups < 1 or outputs % layer.groups:
             raise ValueError(

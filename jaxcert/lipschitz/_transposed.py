@@ -20,9 +20,7 @@ def transposed(
     batch, count = rows.shape[:2]
     merged = rows.reshape(batch * count, *rows.shape[2:])
     inputs = jax.ShapeDtypeStruct((batch * count, *shape), rows.dtype)
-    transpose = jax.linear_transpose(
-        lambda value: linear_part(layer, value, weight=weight), inputs
-    )
+    transpose = jax.linear_transpose(lambda value: linear_part(layer, value, weight=weight), inputs)
     (result,) = transpose(merged)
     return result.reshape(batch, count, *shape)
 
