@@ -24,7 +24,7 @@ from ._local import local_lipschitz_upper as local_lipschitz_upper
 from ._local_search import local_lipschitz_lower as local_lipschitz_lower
 from ._lower import network_lipschitz_lower as network_lipschitz_lower
 from ._margin import margin_radius as margin_radius
-from ._margins import margin_lower as margin_lower
+from ._margin_bounds import margin_lower as margin_lower
 from ._network import network_lipschitz_upper as network_lipschitz_upper
 from ._network import pairwise_lipschitz_upper as pairwise_lipschitz_upper
 from ._penalty import LipsdpParameters as LipsdpParameters

@@ -13,7 +13,7 @@ from jaxcert.lipschitz._balls import Norm, ball
 from jaxcert.lipschitz._interval import prepared
 from jaxcert.lipschitz._linear_relaxation import Slopes, check_settings
 from jaxcert.lipschitz._local import local_lipschitz_upper
-from jaxcert.lipschitz._margins import check_labels, margins_of_bounds, other_classes
+from jaxcert.lipschitz._margin_bounds import check_labels, margins_of_bounds, other_classes
 from jaxcert.lipschitz._outward import round_up
 from jaxcert.lipschitz._sequential import Layer
 
