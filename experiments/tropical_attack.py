@@ -243,7 +243,7 @@ def plot(rows: Sequence[dict[str, Any]], shown: dict[str, Any], path: Path) -> N
     attacks_shown = ("tropical", "tropical_heavy", "deepfool", "pgd")
     figure = Figure(figsize=(10.4, 6.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1.25, 1)))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))  # type: ignore[misc]
     panels = left.subplots(1 + len(attacks_shown), len(picks))
     for column, pick in enumerate(picks):
         panels[0, column].imshow(images[pick].reshape(side, side), cmap="gray_r", vmin=0, vmax=1)

@@ -217,10 +217,10 @@ def markdown(result: dict[str, Any]) -> str:
         "Test accuracy in percent, mean and standard deviation over the seeds, by the share of the",
         "weights that stays; biases are not counted; bold is the highest mean of a row. `tropical`",
         "minimises the paper's objective, which shrinks what stays and so removes further weights",
-        "of the next layer; `tropical neurons` keeps as many neurons, those of the highest tropical",
-        "scores, with all their weights as trained; `longest neurons` keeps those with the longest",
-        "rows. These leave smaller dense matrices. The magnitude baselines keep exactly as many",
-        "weights as `tropical neurons`, and leave sparse matrices.",
+        "of the next layer; `tropical neurons` keeps as many neurons, those of the highest scores,",
+        "with all their weights as trained; `longest neurons` keeps those with the longest rows.",
+        "These leave smaller dense matrices. The magnitude baselines keep exactly as many weights",
+        "as `tropical neurons`, and leave sparse matrices.",
         "",
     ]
     for dataset, architecture in networks_of(rows):
@@ -260,8 +260,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["## Where it wins and where it loses", ""]
     lines += [
         "Networks and rates at which the mean accuracy of tropical pruning is above, within half a",
-        "point of, or below that of a rival: the best of the three magnitude baselines at that rate,",
-        "or the longest neurons.",
+        "point of, or below that of a rival: the best of the three magnitude baselines at that",
+        "rate, or the longest neurons.",
         "",
         "| method | rival | fine-tuning | above | near | below | mean difference |",
         "| :--- | :--- | :--- | ---: | ---: | ---: | ---: |",
