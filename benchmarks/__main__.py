@@ -10,7 +10,15 @@ from typing import Any
 
 import jax
 
-from benchmarks import cases, devices, environment, registry, results, timing
+from benchmarks import (
+    cases,
+    devices,
+    environment,
+    registry,
+    results,
+    timing,
+    tropical_boundary,
+)
 
 _BASELINES = Path(__file__).resolve().parent / "baselines"
 
@@ -82,4 +90,5 @@ if __name__ == "__main__":
     # These modules register the cases when they are imported.
     assert cases
     assert devices
+    assert tropical_boundary
     sys.exit(main())

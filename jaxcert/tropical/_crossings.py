@@ -110,11 +110,14 @@ def _cross(
 ) -> SegmentCrossings:
     chosen = jnp.asarray(classes, jnp.int32)
 
+    # The first layer is affine along the segment, so the inputs are met only at its ends.
+    weight, bias = network[0]
+    first, last = weight @ start + bias, weight @ end + bias
+
     def evaluate(place: jax.Array, depth: int) -> jax.Array:
-        values = start + place[:, None] * (end - start)
-        for number, (weight, bias) in enumerate(network[: depth + 1]):
-            values = jnp.maximum(values, 0) if number else values
-            values = values @ weight.T + bias
+        values = (1 - place)[:, None] * first + place[:, None] * last
+        for weight, bias in network[1 : depth + 1]:
+            values = jnp.maximum(values, 0) @ weight.T + bias
         return values
 
     place = jnp.array([0, 1], start.dtype)
