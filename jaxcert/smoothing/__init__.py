@@ -13,7 +13,6 @@ from ._certificate import ABSTAIN as ABSTAIN
 from ._certificate import Certificate as Certificate
 from ._certificate import certificate_from_counts as certificate_from_counts
 from ._certificate import max_radius as max_radius
-from ._certify import NonFiniteScoresError as NonFiniteScoresError
 from ._certify import Prediction as Prediction
 from ._certify import certify as certify
 from ._certify import predict as predict
@@ -35,3 +34,4 @@ from ._sequential import Verdict as Verdict
 from ._sequential import confidence_sequence_lower as confidence_sequence_lower
 from ._sequential import confidence_sequence_upper as confidence_sequence_upper
 from ._sequential import sequential_test as sequential_test
+from ._votes import NonFiniteScoresError as NonFiniteScoresError

@@ -12,13 +12,10 @@ from jaxcert.smoothing._binomial import two_sided_binomial_p_value
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._sampling import class_counts
+from jaxcert.smoothing._votes import check_finite
 
 # Each use of samples folds its own stage into the key, so no two ever share noise.
 _SELECTION, _ESTIMATION, _PREDICTION = range(3)
-
-
-class NonFiniteScoresError(FloatingPointError):
-    """The classifier returned NaN or infinity for a noisy input, so nothing can be claimed."""
 
 
 class Prediction(NamedTuple):
@@ -212,11 +209,6 @@ def _host_counts(
         num_samples=num_samples, num_classes=num_classes, ids=ids, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
     host = np.asarray(counts).astype(np.int64)
-    lost = num_samples - host.sum(axis=1)
-    if np.any(lost):
-        row = int(np.flatnonzero(lost)[0])
-        raise NonFiniteScoresError(
-            f"classify must return finite scores, got NaN or infinity for {np.count_nonzero(lost)} "
-            f"of {len(lost)} inputs, first for {lost[row]} of {num_samples} samples of row {row}"
-        )
+    rows = np.arange(len(host))
+    check_finite(num_samples - host.sum(axis=1), np.full_like(rows, num_samples), rows)
     return host

@@ -13,7 +13,14 @@ from jaxcert.smoothing._certificate import ABSTAIN, max_radius
 from jaxcert.smoothing._certify import _ESTIMATION, _SELECTION
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._packed import PackedCounter
-from jaxcert.smoothing._sequential import SequentialTest, Verdict, sequential_test, verdicts
+from jaxcert.smoothing._sequential import (
+    SequentialTest,
+    Verdict,
+    check_settings,
+    look_schedule,
+    sequential_test,
+    verdicts,
+)
 
 
 class Decision(NamedTuple):
@@ -118,10 +125,8 @@ def decide_radius(
     """
     key = _checks.typed_key("key", key)
     selection_samples = _checks.positive_integer("selection_samples", selection_samples)
-    # Checks max_samples, alpha, rule and give_up too.
-    looks = sequential_test(
-        0.75, max_samples=max_samples, alpha=alpha, rule=rule, give_up=give_up
-    ).num_samples
+    max_samples, alpha, give_up = check_settings(max_samples, alpha, rule, give_up)
+    looks = look_schedule(max_samples)
     counter = PackedCounter(
         classify, inputs, noise=noise, num_classes=num_classes, ids=ids, chunk_size=chunk_size,
         mesh=mesh, fewest_samples=int(looks[0]),

@@ -7,14 +7,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from jaxcert._classifier import Classifier
-from jaxcert.smoothing._noise import Noise, add_noise
-from jaxcert.smoothing._sampling import _mesh_axes, prepare
-
-NOT_FINITE = -1
+from jaxcert.smoothing import _mesh
+from jaxcert.smoothing._noise import Noise
+from jaxcert.smoothing._sampling import prepare
+from jaxcert.smoothing._votes import keys_of_inputs, labels_of, noisy_inputs
 
 
 def sample_labels(
@@ -37,8 +36,8 @@ def sample_labels(
     Returns:
       int32 `[t]`; `NOT_FINITE` where a score was NaN or infinite.
     """
-    images_axis, samples_axis = _mesh_axes(mesh)
-    devices, total = images_axis * samples_axis, len(images)
+    mesh = _mesh.with_automatic_axes(mesh)
+    devices, total = math.prod(_mesh.shares(mesh)), len(images)
     # As if each input had devices of its own: nothing is padded, and a chunk is one of samples.
     _, shape, operands = prepare(
         key, classify, inputs, noise=noise, num_samples=-(-total // devices),
@@ -51,12 +50,15 @@ def sample_labels(
     flat[:, :total] = images, samples
     places = jnp.asarray(flat.reshape(2, *layout))
     if mesh is not None:
-        replicated = NamedSharding(mesh, jax.P())
-        operands = jax.device_put(operands, replicated)
-        places = jax.device_put(places, NamedSharding(mesh, _by_device(mesh)))
+        operands = (
+            _mesh.place(mesh, operands[0], jax.P()),
+            _mesh.place_weights(mesh, operands[1]),
+            *_mesh.place(mesh, operands[2:], jax.P()),
+        )
+        places = _mesh.place(mesh, places, _by_device(mesh))
     labels = _labels(*operands, places, np.int32(rounds), mesh=mesh)
     if mesh is not None:
-        labels = jax.device_put(labels, replicated)
+        labels = _mesh.place(mesh, labels, jax.P())
     return np.asarray(labels).reshape(-1)[:total]
 
 
@@ -76,12 +78,11 @@ def _labels(
     if mesh is None:
         return _share_of_labels(key, classify, inputs, noise, ids, places, rounds)
     replicated, by_device = jax.P(), _by_device(mesh)
-    return jax.shard_map(
+    return _mesh.on_each_device(
         _share_of_labels,
-        mesh=mesh,
+        mesh,
         in_specs=(*[replicated] * 5, by_device, replicated),
         out_specs=jax.P(*by_device[1:]),
-        check_vma=False,
     )(key, classify, inputs, noise, ids, places, rounds)
 
 
@@ -95,21 +96,17 @@ def _share_of_labels(
     rounds: jax.Array,
 ) -> jax.Array:
     """Labels of one device: int32 `[chunks, 1, rows]`."""
-    fold_in = jax.vmap(jax.random.fold_in)
-    input_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    input_keys = keys_of_inputs(key, ids)
 
     def add_chunk(chunk: jax.Array, labels: jax.Array) -> jax.Array:
         image, sample = places[0, chunk, 0], places[1, chunk, 0]
         scaled = dataclasses.replace(noise, scale=noise.scale[image])
-        drawn = scaled.sample(fold_in(input_keys[image], sample), inputs.shape[1:])
-        scores = classify(add_noise(noise, inputs[image], drawn))
-        is_finite = jnp.all(jnp.isfinite(scores), axis=-1)
-        found = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        return labels.at[chunk, 0].set(jnp.where(is_finite, found, NOT_FINITE))
+        noisy = noisy_inputs(scaled, inputs[image], input_keys[image], sample)
+        return labels.at[chunk, 0].set(labels_of(classify, noisy))
 
     return jax.lax.fori_loop(0, rounds, add_chunk, jnp.zeros(places.shape[1:], jnp.int32))
 
 
 def _by_device(mesh: jax.sharding.Mesh) -> jax.P:
-    """Split the axis of devices of places over all axes of the mesh."""
-    return jax.P(None, None, mesh.axis_names, None)
+    """Split the axis of devices of places over the axes that split the work."""
+    return jax.P(None, None, _mesh.work_axes(mesh), None)

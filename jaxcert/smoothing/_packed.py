@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -11,10 +12,17 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert._classifier import Classifier, as_partial
-from jaxcert.smoothing._certify import NonFiniteScoresError
+from jaxcert.smoothing import _mesh
 from jaxcert.smoothing._chunks import chunk_shape
-from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
-from jaxcert.smoothing._sampling import _check_scores, _input_ids, _mesh_axes
+from jaxcert.smoothing._noise import Noise, check_inputs
+from jaxcert.smoothing._sampling import _check_scores, _input_ids
+from jaxcert.smoothing._votes import (
+    NOT_FINITE,
+    check_finite,
+    keys_of_inputs,
+    labels_of,
+    noisy_inputs,
+)
 
 # Rows of one launch are numbered in int32, one chunk beyond the last included.
 _LARGEST_LAUNCH = 2**30
@@ -57,25 +65,22 @@ class PackedCounter:
         _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), self.num_inputs)
         self._num_classes = _checks.positive_integer("num_classes", num_classes)
         self._classify = as_partial(classify)
-        _mesh_axes(mesh)
+        self._mesh = _mesh.with_automatic_axes(mesh)
         row_bytes = _check_scores(self._classify, inputs, self._num_classes)
         # Half the inputs are launched at a time.
         smallest = fewest_samples * max(1, self.num_inputs // 2)
-        share = max(1, smallest // (mesh.size if mesh is not None else 1))
+        share = max(1, smallest // math.prod(_mesh.shares(self._mesh)))
         if chunk_size is not None:
             share = _checks.positive_integer("chunk_size", chunk_size)
         self._rows = chunk_shape(
             num_images=1, num_samples=share, chunk_size=chunk_size, row_bytes=row_bytes
         ).samples
-        self._mesh = mesh
         scale = jnp.broadcast_to(jnp.asarray(noise.scale), (self.num_inputs,))
         noise = dataclasses.replace(noise, scale=scale)
         self._placed = (inputs, noise, _input_ids(ids, self.num_inputs))
-        if mesh is not None:
-            everywhere = jax.sharding.NamedSharding(mesh, jax.P())
-            self._classify, self._placed = jax.device_put(
-                (self._classify, self._placed), everywhere
-            )
+        if self._mesh is not None:
+            self._classify = _mesh.place_weights(self._mesh, self._classify)
+            self._placed = _mesh.place(self._mesh, self._placed, jax.P())
 
     def launch(
         self, key: jax.Array, which: np.ndarray, first: np.ndarray, last: np.ndarray
@@ -86,7 +91,7 @@ class PackedCounter:
           int32 `[inputs, classes]`, one for each launch that the work was cut into.
         """
         if self._mesh is not None:
-            key = jax.device_put(key, jax.sharding.NamedSharding(self._mesh, jax.P()))
+            key = _mesh.place(self._mesh, key, jax.P())
         launches = []
         ends = np.cumsum(last - first)
         begin = 0
@@ -118,14 +123,7 @@ class PackedCounter:
         """Wait for counts, as int64 `[inputs, classes]`; raise if a sample was no vote."""
         counts = sum(np.asarray(part).astype(np.int64) for part in launches)
         assert isinstance(counts, np.ndarray)
-        lost = num_samples - counts[which].sum(axis=1)
-        if np.any(lost):
-            slot = int(np.flatnonzero(lost)[0])
-            raise NonFiniteScoresError(
-                f"classify must return finite scores, got NaN or infinity for "
-                f"{np.count_nonzero(lost)} of {len(which)} inputs, first for {lost[slot]} of "
-                f"{num_samples[slot]} samples of row {which[slot]}"
-            )
+        check_finite(num_samples - counts[which].sum(axis=1), num_samples, which)
         return counts
 
 
@@ -149,15 +147,15 @@ def _count_rows(
     arguments = (key, classify, inputs, noise, ids, which, first, ends)
     if mesh is None:
         return count(0, 1, *arguments)
-    names = mesh.axis_names
+    names, devices = _mesh.work_axes(mesh), math.prod(_mesh.shares(mesh))
 
-    def count_share(*arguments: Any) -> jax.Array:
-        counts = count(jax.lax.axis_index(names), mesh.size, *arguments)
+    def count_and_add(*arguments: Any) -> jax.Array:
+        counts = count(jax.lax.axis_index(names), devices, *arguments)
         return jax.lax.psum(counts, names)
 
-    return jax.shard_map(
-        count_share, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False
-    )(*arguments)
+    return _mesh.on_each_device(count_and_add, mesh, in_specs=jax.P(), out_specs=jax.P())(
+        *arguments
+    )
 
 
 def _count_every(
@@ -177,19 +175,18 @@ def _count_every(
 ) -> jax.Array:
     """Votes of chunks `device`, `device + devices`, and so on."""
     starts = jnp.concatenate([jnp.zeros((1,), jnp.int32), ends[:-1]])
-    fold_in = jax.vmap(jax.random.fold_in)
+    input_keys = keys_of_inputs(key, ids)
 
     def add_chunk(index: jax.Array, counts: jax.Array) -> jax.Array:
         row = (index * devices + device) * rows + jnp.arange(rows, dtype=jnp.int32)
         slot = jnp.minimum(jnp.searchsorted(ends, row, side="right"), ends.shape[0] - 1)
         image = which[slot]
         sample = first[slot] + row - starts[slot]
-        input_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids[image])
         scaled = dataclasses.replace(noise, scale=noise.scale[image])
-        drawn = scaled.sample(fold_in(input_keys, sample), inputs.shape[1:])
-        scores = classify(add_noise(noise, inputs[image], drawn))
-        is_vote = jnp.all(jnp.isfinite(scores), axis=-1) & (row < ends[-1])
-        return counts.at[image, jnp.argmax(scores, axis=-1)].add(is_vote.astype(jnp.int32))
+        noisy = noisy_inputs(scaled, inputs[image], input_keys[image], sample)
+        label = labels_of(classify, noisy)
+        is_vote = (label != NOT_FINITE) & (row < ends[-1])
+        return counts.at[image, label].add(is_vote.astype(jnp.int32))
 
     rounds = (ends[-1] + rows * devices - 1) // (rows * devices)
     zeros = jnp.zeros((inputs.shape[0], num_classes), jnp.int32)

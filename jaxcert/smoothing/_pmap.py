@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxcert._classifier import Classifier
 from jaxcert.smoothing._chunks import ChunkShape
 from jaxcert.smoothing._noise import Noise
-from jaxcert.smoothing._sampling import count_range, prepare, share_of_samples
+from jaxcert.smoothing._sampling import count_share, prepare
 
 
 def pmap_class_counts(
@@ -78,7 +78,7 @@ def pmap_class_counts(
 def _mapped(num_classes: int, shape: ChunkShape, devices: tuple[jax.Device, ...]) -> Any:
     """One mapped function for each layout, so that equal calls share its compilation."""
 
-    def count_share(
+    def count_and_add(
         device: jax.Array,
         key: jax.Array,
         classify: Classifier,
@@ -87,9 +87,8 @@ def _mapped(num_classes: int, shape: ChunkShape, devices: tuple[jax.Device, ...]
         ids: jax.Array,
         num_samples: jax.Array,
     ) -> jax.Array:
-        counts = count_range(
-            key, classify, inputs, noise, ids,
-            *share_of_samples(num_samples, device, len(devices)),
+        counts = count_share(
+            key, classify, inputs, noise, ids, num_samples, device=device, devices=len(devices),
             num_classes=num_classes, shape=shape,
         )  # fmt: skip
         return jax.lax.psum(counts, "samples")
@@ -97,5 +96,5 @@ def _mapped(num_classes: int, shape: ChunkShape, devices: tuple[jax.Device, ...]
     # Replicated operands, and one copy of the equal results.
     in_axes = (0, *[None] * 6)
     return jax.pmap(
-        count_share, axis_name="samples", in_axes=in_axes, out_axes=None, devices=devices
+        count_and_add, axis_name="samples", in_axes=in_axes, out_axes=None, devices=devices
     )

@@ -13,10 +13,11 @@ from jaxcert._classifier import Classifier, as_partial
 from jaxcert.smoothing import _sampling
 from jaxcert.smoothing._binomial import clopper_pearson_lower, clopper_pearson_upper
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
-from jaxcert.smoothing._certify import NonFiniteScoresError, _host_counts
-from jaxcert.smoothing._labels import NOT_FINITE, sample_labels
+from jaxcert.smoothing._certify import _host_counts
+from jaxcert.smoothing._labels import sample_labels
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._sampling import class_counts
+from jaxcert.smoothing._votes import NOT_FINITE, check_finite
 
 # Stages of the key, apart from those of `certify` and `predict`: the noise is always fresh.
 _DISAGREEMENT, _DIRECT = 0x6972_7301, 0x6972_7302
@@ -288,11 +289,9 @@ def _lost_votes(
             key, classify, inputs, noise=noise, num_classes=num_classes, images=image,
             samples=sample, ids=ids, chunk_size=chunk_size, mesh=mesh,
         )  # fmt: skip
-        if np.any(found == NOT_FINITE):
-            raise NonFiniteScoresError(
-                f"{name} must return finite scores, got NaN or infinity for "
-                f"{np.count_nonzero(found == NOT_FINITE)} of {found.size} noisy inputs"
-            )
+        asked = np.bincount(image, minlength=batch)
+        lost = np.bincount(image[found == NOT_FINITE], minlength=batch)
+        check_finite(lost, asked, np.arange(batch), name=name)
         return found
 
     lost, runs = np.zeros(batch, np.int64), np.full(batch, num_samples, np.int64)

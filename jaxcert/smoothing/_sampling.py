@@ -3,18 +3,20 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert._classifier import Classifier, as_partial
+from jaxcert.smoothing import _mesh
 from jaxcert.smoothing._chunks import ChunkShape, chunk_shape, trace_classifier
-from jaxcert.smoothing._noise import Noise, add_noise, check_inputs
+from jaxcert.smoothing._noise import Noise, check_inputs
+from jaxcert.smoothing._votes import keys_of_inputs, labels_of, noisy_inputs
 
 Operands = tuple[jax.Array, jax.tree_util.Partial, jax.Array, Noise, jax.Array]
 
@@ -57,8 +59,11 @@ def class_counts(
       ids: integers `[b]`, what identifies each input's noise; its position by default.
       chunk_size: how many noisy inputs are classified at once; chosen by the size of the network's
         activations by default.
-      mesh: devices to share the work, each with a copy of the weights. Axes named `"images"` and
-        `"samples"` split the inputs and the samples; at least one of them must be there.
+      mesh: devices to share the work. Axes named `"images"` and `"samples"` split the inputs and
+        the samples; at least one of them must be there. Over these each device has a copy of the
+        weights; over other axes weights stay split where their `NamedSharding` splits them, and
+        the compiler shares the work on them.
+        A mesh across processes needs the same call in each, with the same arguments.
 
     Returns:
       int32 `[b, num_classes]`. Each row sums to `num_samples`, less the samples for which a score
@@ -85,20 +90,21 @@ def class_counts(
       Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
       arXiv:1902.02918.
     """
-    images_axis, samples_axis = _mesh_axes(mesh)
+    mesh = _mesh.with_automatic_axes(mesh)
+    images_axis, samples_axis = _mesh.shares(mesh)
     batch, shape, operands = prepare(
         key, classify, inputs, noise=noise, num_samples=num_samples, num_classes=num_classes,
         ids=ids, chunk_size=chunk_size, images_axis=images_axis, samples_axis=samples_axis,
     )  # fmt: skip
     if mesh is not None:
-        by_image, replicated = (NamedSharding(mesh, spec) for spec in _partitions(mesh))
         operands = (
-            *jax.device_put(operands[:2], replicated),
-            *jax.device_put(operands[2:], by_image),
+            _mesh.place(mesh, operands[0], jax.P()),
+            _mesh.place_weights(mesh, operands[1]),
+            *_mesh.place(mesh, operands[2:], _mesh.by_image(mesh)),
         )
     counts = _count(*operands, num_samples, num_classes=num_classes, shape=shape, mesh=mesh)
     if mesh is not None:
-        counts = jax.device_put(counts, replicated)
+        counts = _mesh.place(mesh, counts, jax.P())
     return counts[:batch]
 
 
@@ -156,106 +162,91 @@ def _count(
     mesh: jax.sharding.Mesh | None,
 ) -> jax.Array:
     """Count votes on one device, or on each device of `mesh` for its share."""
-    count = functools.partial(count_range, num_classes=num_classes, shape=shape)
+    count = functools.partial(count_share, num_classes=num_classes, shape=shape)
+    arguments = (key, classify, inputs, noise, ids, num_samples)
     if mesh is None:
-        return count(key, classify, inputs, noise, ids, 0, num_samples)
-    by_image, replicated = _partitions(mesh)
-    has_samples_axis = "samples" in mesh.axis_names
+        return count(*arguments, device=0, devices=1)
 
-    def count_share(
-        key: jax.Array,
-        classify: Classifier,
-        inputs: jax.Array,
-        noise: Noise,
-        ids: jax.Array,
-        num_samples: jax.Array,
-    ) -> jax.Array:
-        if not has_samples_axis:
-            return count(key, classify, inputs, noise, ids, 0, num_samples)
-        device = jax.lax.axis_index("samples")
-        share = share_of_samples(num_samples, device, mesh.shape["samples"])
-        counts = count(key, classify, inputs, noise, ids, *share)
-        return jax.lax.psum(counts, "samples")
+    def count_and_add(*arguments: Any) -> jax.Array:
+        if "samples" not in mesh.axis_names:
+            return count(*arguments, device=0, devices=1)
+        device, devices = jax.lax.axis_index("samples"), mesh.shape["samples"]
+        return jax.lax.psum(count(*arguments, device=device, devices=devices), "samples")
 
-    return jax.shard_map(
-        count_share,
-        mesh=mesh,
-        in_specs=(replicated, replicated, by_image, by_image, by_image, replicated),
-        out_specs=by_image,
-        check_vma=False,
-    )(key, classify, inputs, noise, ids, num_samples)
+    rows = _mesh.by_image(mesh)
+    in_specs = (jax.P(), jax.P(), rows, rows, rows, jax.P())
+    return _mesh.on_each_device(count_and_add, mesh, in_specs=in_specs, out_specs=rows)(*arguments)
 
 
-def share_of_samples(
-    num_samples: jax.Array, device: jax.Array, devices: int
-) -> tuple[jax.Array, jax.Array]:
-    """The samples `first <= i < last` of one of several devices; shares differ by at most one."""
-    share, rest = num_samples // devices, num_samples % devices
-    first = device * share + jnp.minimum(device, rest)
-    return first, first + share + (device < rest).astype(share.dtype)
-
-
-def count_range(
+def count_share(
     key: jax.Array,
     classify: Classifier,
     inputs: jax.Array,
     noise: Noise,
     ids: jax.Array,
-    first: jax.Array | int,
-    last: jax.Array | int,
+    num_samples: jax.Array,
     *,
+    device: jax.Array | int,
+    devices: int,
     num_classes: int,
     shape: ChunkShape,
 ) -> jax.Array:
-    """Count the votes of samples `first <= i < last`, which may be traced.
+    """Count the votes of the samples of one of several devices; shares differ by at most one.
 
     The number of inputs must be a multiple of `shape.images`; `noise.scale` and `ids` are `[b]`.
     """
-    input_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-    num_chunks = (last - first + shape.samples - 1) // shape.samples
-    sample_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    share, rest = num_samples // devices, num_samples % devices
+    first = device * share + jnp.minimum(device, rest)
+    last = first + share + (device < rest).astype(jnp.int32)
+    # The same for all devices, which may have to wait for each other within a chunk.
+    longest = share + (rest > 0).astype(jnp.int32)
+    num_chunks = (longest + shape.samples - 1) // shape.samples
 
     def count_images(group: tuple[jax.Array, jax.Array, Noise]) -> jax.Array:
-        inputs, keys, noise = group
+        inputs, keys, noise = jax.tree.map(functools.partial(_rows, shape=shape), group)
 
-        def draw(chunk: jax.Array | int) -> jax.Array:
-            samples = first + chunk * shape.samples + jnp.arange(shape.samples)
-            drawn = noise.sample(sample_keys(keys, samples), inputs.shape[1:])
-            noisy = add_noise(noise, inputs[:, None], drawn)
-            return einops.rearrange(noisy, "images samples ... -> (images samples) ...")
+        def samples_of(chunk: jax.Array) -> jax.Array:
+            return first + chunk * shape.samples + jnp.arange(shape.samples)
+
+        def draw(chunk: jax.Array) -> jax.Array:
+            return noisy_inputs(noise, inputs, keys, jnp.tile(samples_of(chunk), shape.images))
 
         def add_chunk(
             chunk: jax.Array, state: tuple[jax.Array, jax.Array]
         ) -> tuple[jax.Array, jax.Array]:
             counts, noisy = state
-            samples = first + chunk * shape.samples + jnp.arange(shape.samples)
-            votes = _votes(classify(noisy), samples < last, num_classes, shape)
-            return counts + votes, draw(chunk + 1)
 
-        # The next chunk is drawn ahead and carried, so that it is in memory when it is classified:
-        # XLA for CPUs otherwise draws it anew wherever the first layer reads it.
+            def classified() -> jax.Array:
+                labels = labels_of(classify, noisy)
+                return counts + _votes(labels, samples_of(chunk - 1) < last, num_classes, shape)
+
+            counts = jax.lax.cond(chunk > 0, classified, lambda: counts)
+            return counts, jax.lax.cond(chunk < num_chunks, lambda: draw(chunk), lambda: noisy)
+
+        # A chunk is drawn one step before it is classified, so that it is in memory by then: XLA
+        # for CPUs otherwise draws it anew wherever the first layer reads it.
         zeros = jnp.zeros((shape.images, num_classes), jnp.int32)
-        return jax.lax.fori_loop(0, num_chunks, add_chunk, (zeros, draw(0)))[0]
+        return jax.lax.fori_loop(0, num_chunks + 1, add_chunk, (zeros, inputs))[0]
 
     groups = jax.tree.map(
         lambda leaf: leaf.reshape(-1, shape.images, *leaf.shape[1:]),
-        (inputs, input_keys, noise),
+        (inputs, keys_of_inputs(key, ids), noise),
     )
     return jax.lax.map(count_images, groups).reshape(-1, num_classes)
 
 
+def _rows(leaf: jax.Array, *, shape: ChunkShape) -> jax.Array:
+    """Repeat what each image of a chunk has for each of its samples."""
+    return jnp.repeat(leaf, shape.samples, axis=0, total_repeat_length=math.prod(shape))
+
+
 def _votes(
-    scores: jax.Array, is_counted: jax.Array, num_classes: int, shape: ChunkShape
+    labels: jax.Array, is_counted: jax.Array, num_classes: int, shape: ChunkShape
 ) -> jax.Array:
     """One-hot votes summed over the samples of a chunk: int32 `[images, classes]`."""
-    scores = einops.rearrange(
-        scores, "(images samples) classes -> images samples classes", images=shape.images
-    )
-    is_finite = jnp.all(jnp.isfinite(scores), axis=-1)
-    labels = jnp.argmax(scores, axis=-1)
-    votes = jnp.where(is_finite & is_counted[None], labels, num_classes)
-    one_hot = votes[..., None] == jnp.arange(num_classes)[None, None]
-    return jnp.sum(one_hot, axis=1, dtype=jnp.int32)
+    labels = einops.rearrange(labels, "(images samples) -> images samples", images=shape.images)
+    one_hot = labels[..., None] == jnp.arange(num_classes)[None, None]
+    return jnp.sum(one_hot & is_counted[None, :, None], axis=1, dtype=jnp.int32)
 
 
 def _check_scores(classify: Classifier, inputs: jax.Array, num_classes: int) -> int:
@@ -296,21 +287,6 @@ def _input_ids(ids: ArrayLike | None, batch: int) -> jax.Array:
         if values.min() < 0 or values.max() >= 2**32:
             raise ValueError(f"ids must lie in [0, 2**32), got {values.min()}..{values.max()}")
     return jnp.asarray(array).astype(jnp.uint32)
-
-
-def _mesh_axes(mesh: jax.sharding.Mesh | None) -> tuple[int, int]:
-    """Number of devices along the axes `images` and `samples`."""
-    if mesh is None:
-        return 1, 1
-    known = {"images", "samples"}
-    if not mesh.axis_names or set(mesh.axis_names) - known:
-        raise ValueError(f"mesh must have axes named 'images', 'samples', got {mesh.axis_names}")
-    return mesh.shape.get("images", 1), mesh.shape.get("samples", 1)
-
-
-def _partitions(mesh: jax.sharding.Mesh) -> tuple[jax.P, jax.P]:
-    """How to place what has one row an image, and what every device needs."""
-    return jax.P("images" if "images" in mesh.axis_names else None), jax.P()
 
 
 def _pad(leaf: jax.Array, padding: int) -> jax.Array:

@@ -126,6 +126,14 @@ def sequential_test(
       Trials", 1983. Krichevsky, Trofimov, "The Performance of Universal Encoding", 1981.
     """
     threshold = _checks.probability("threshold", threshold)
+    max_samples, alpha, give_up = check_settings(max_samples, alpha, rule, give_up)
+    return _plan(threshold, max_samples, alpha, rule, give_up)
+
+
+def check_settings(
+    max_samples: int, alpha: float, rule: str, give_up: float
+) -> tuple[int, float, float]:
+    """Check the settings of a test that do not depend on its threshold."""
     max_samples = _checks.positive_integer("max_samples", max_samples)
     alpha = _checks.probability("alpha", alpha)
     if rule not in _RULES:
@@ -134,7 +142,7 @@ def sequential_test(
         raise TypeError(f"give_up must be a real number in [0, 1), got {type(give_up).__name__}")
     if not 0.0 <= give_up < 1.0:
         raise ValueError(f"give_up must lie in [0, 1), got {give_up}")
-    return _plan(threshold, max_samples, alpha, rule, float(give_up))
+    return max_samples, alpha, float(give_up)
 
 
 def verdicts(test: SequentialTest, look: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
