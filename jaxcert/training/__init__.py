@@ -14,6 +14,12 @@ from ._clusters import cluster_batches as cluster_batches
 from ._clusters import magnet_loss as magnet_loss
 from ._gabor_penalty import gabor_cross_entropy as gabor_cross_entropy
 from ._gabor_penalty import gabor_penalty as gabor_penalty
+from ._interval import cc_ibp_loss as cc_ibp_loss
+from ._interval import ibp_loss as ibp_loss
+from ._interval import mtl_ibp_loss as mtl_ibp_loss
+from ._interval import sabr_loss as sabr_loss
+from ._interval import smooth_ramp as smooth_ramp
+from ._interval_layers import interval_layers as interval_layers
 from ._losses import Loss as Loss
 from ._losses import add_noise as add_noise
 from ._losses import cross_entropy as cross_entropy
