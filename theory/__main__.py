@@ -4,7 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from theory import binomial_bounds, grid_noise, ledger, prediction, smoothing_radii, stopping
+from theory import (
+    binomial_bounds,
+    grid_noise,
+    ledger,
+    prediction,
+    smoothing_radii,
+    stopping,
+    tropical_pruning,
+)
 
 CLAIMS = (
     *smoothing_radii.CLAIMS,
@@ -12,6 +20,7 @@ CLAIMS = (
     *binomial_bounds.CLAIMS,
     *prediction.CLAIMS,
     *stopping.CLAIMS,
+    *tropical_pruning.CLAIMS,
 )
 
 

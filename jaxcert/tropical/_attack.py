@@ -258,7 +258,7 @@ def _attack_one(
         """How far each other score is above the label's, and how it grows: `[k]`, `[k, h]`."""
         activation = jax.nn.relu(hidden)
         scores = w2 @ activation + b2
-        slopes = (w2 - w2[label][None]) * (hidden > 0)[None]
+        slopes = jnp.where(hidden[None] > 0, w2 - w2[label][None], 0)
         return jnp.where(is_label, -jnp.inf, scores - scores[label]), slopes
 
     def projection(

@@ -5,7 +5,15 @@ import functools
 
 import pytest
 
-from theory import binomial_bounds, grid_noise, ledger, prediction, smoothing_radii, stopping
+from theory import (
+    binomial_bounds,
+    grid_noise,
+    ledger,
+    prediction,
+    smoothing_radii,
+    stopping,
+    tropical_pruning,
+)
 
 
 def shortened(claims, **settings):
@@ -21,6 +29,7 @@ CLAIMS = [
     *binomial_bounds.CLAIMS,
     *prediction.CLAIMS,
     *shortened(stopping.CLAIMS, longest=150),
+    *tropical_pruning.CLAIMS,
 ]
 
 
