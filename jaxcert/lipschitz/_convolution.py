@@ -1,6 +1,5 @@
 """Operator norms of convolutions with any padding by zeros, stride, group and dilation."""
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import threadpoolctl
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
@@ -16,6 +14,7 @@ from jaxcert.lipschitz._geometry import Axis, Padding, axes_of
 from jaxcert.lipschitz._gram import gram_upper
 from jaxcert.lipschitz._rounding import gamma, up
 from jaxcert.lipschitz._spectral import Order, finite, floating, host_result, in_dtype, norm_order
+from jaxcert.lipschitz._threads import one_blas_thread
 from jaxcert.lipschitz._verified import largest_eigenvalue_of_batch_upper, scaled
 
 # Bytes of transfer matrices that are held at once: they should stay in a cache.
@@ -193,8 +192,7 @@ def _spectral_on_host(kernel: np.ndarray, axes: Sequence[Axis], groups: int) -> 
     kernel, axes = _two_dimensional(kernel, axes)
     rows, columns = (_waves(axis, np.float64) for axis in axes)
     rows = rows[: len(rows) // 2 + 1]
-    # Products of so many small matrices gain nothing from threads and wait for each other.
-    with _threads().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         sample = _transfer(
             kernel,
             rows[:: -(-len(rows) // _SAMPLES)],
@@ -219,11 +217,6 @@ def _spectral_traced(
     error = _transfer_error(kernel, axes, rows.dtype, xp=jnp)
     bound = jnp.max(gram_upper(matrices, iterations=iterations))
     return (bound + error) * (1.0 + gamma(4, kernel.dtype))
-
-
-@functools.cache
-def _threads() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()
 
 
 def _grams(matrices: np.ndarray) -> tuple[np.ndarray, float]:

@@ -1,0 +1,107 @@
+"""Every method's bound on a chain of matrices, and on each difference of two of its outputs."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxcert.lipschitz import _multipliers
+from jaxcert.lipschitz._activations import SlopeRange
+from jaxcert.lipschitz._averaged import averaged_upper, matrix_norm
+from jaxcert.lipschitz._chain import Chain, factorise
+from jaxcert.lipschitz._rounding import gamma, up
+from jaxcert.lipschitz._verified import singular_value_upper
+
+# How far the multipliers are drawn into their domain when the factorisation refuses them.
+_RETREATS = (1.0, 1.0 - 1e-9, 1.0 - 1e-6, 1.0 - 1e-3, 0.9)
+
+
+def matrices_upper(
+    weights: Sequence[np.ndarray], slopes: SlopeRange, *, method: str, steps: int
+) -> float:
+    """A bound on the network of checked float64 matrices `[out, in]`."""
+    if any(not np.any(weight) for weight in weights):
+        return 0.0
+    weights, scale = normalised(weights)
+    return up(float(_bounds(weights, slopes, method, steps, rows=None)[0]) * scale, terms=4)
+
+
+def pairs_upper(
+    weights: Sequence[np.ndarray], slopes: SlopeRange, *, method: str, steps: int
+) -> np.ndarray:
+    """Bounds `[classes, classes]` on the differences of two outputs."""
+    classes = weights[-1].shape[0]
+    result = np.zeros((classes, classes))
+    first, second = np.triu_indices(classes, 1)
+    rows = weights[-1][first] - weights[-1][second]
+    if any(not np.any(weight) for weight in weights) or not np.any(rows):
+        return result
+    weights, scale = normalised([*weights[:-1], weights[-1]])
+    rows = weights[-1][first] - weights[-1][second]
+    bounds = _bounds(weights, slopes, method, steps, rows=rows) * (scale * (1.0 + gamma(8)))
+    result[first, second] = result[second, first] = bounds
+    return result
+
+
+def normalised(weights: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """Weights divided by powers of two near their norms, and the product of the powers."""
+    scaled, exponents = [], 0
+    for weight in weights:
+        largest = np.max(np.abs(weight))
+        exponent = math.frexp(largest)[1]
+        shrunk = np.ldexp(weight, -exponent)
+        more = math.frexp(np.linalg.norm(shrunk) / math.sqrt(min(weight.shape)))[1]
+        scaled.append(np.ldexp(shrunk, -more))
+        exponents += exponent + more
+    if not -1000 < exponents < 1000:
+        raise ValueError(
+            f"weights must have a product within float64, got norms near 2^{exponents}"
+        )
+    return scaled, math.ldexp(1.0, exponents)
+
+
+def _bounds(
+    weights: list[np.ndarray],
+    slopes: SlopeRange,
+    method: str,
+    steps: int,
+    rows: np.ndarray | None,
+) -> np.ndarray:
+    """A bound for the network, `[1]`, or for each row that may replace its last matrix."""
+
+    def row_norms(matrix: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.sum(np.square(matrix), axis=1)) * (1.0 + gamma(matrix.shape[1]))
+
+    hidden = weights[:-1]
+    last = weights[-1] if rows is None else rows
+    norms_of = matrix_norm if rows is None else row_norms
+    if not hidden:
+        return norms_of(last)
+    if method == "product":
+        product = math.prod(singular_value_upper(weight) for weight in hidden)
+        product *= slopes.lipschitz ** len(hidden) * (1.0 + gamma(2 * len(weights)))
+        return norms_of(last) * product * (1.0 + gamma(4))
+    if method == "averaged":
+        return averaged_upper([*hidden, last], slopes, norms_of)
+    if slopes.half_width == 0.0:
+        raise ValueError(f"activation must have more than one slope for {method!r}, got {slopes}")
+    chain = _verified_chain(weights, slopes, method, steps)
+    if rows is None:
+        return np.asarray([chain.matrix_upper(weights[-1])])
+    return chain.rows_upper(rows)
+
+
+def _verified_chain(
+    weights: list[np.ndarray], slopes: SlopeRange, method: str, steps: int
+) -> Chain:
+    """The chain with the multipliers of a method, drawn inwards until it is factorised."""
+    scales, levels = _multipliers.propose(weights, slopes, method=method, steps=steps)
+    for retreat in _RETREATS:
+        multipliers = _multipliers.multipliers_of(weights, scales, levels * retreat, slopes)
+        chain = None if multipliers is None else factorise(weights, multipliers, slopes)
+        if chain is not None:
+            return chain
+    raise FloatingPointError(
+        f"no multipliers of {method!r} pass the factorisation in float64; "
+        "the weights are too badly scaled"
+    )
