@@ -279,6 +279,79 @@ def plot(rows: Sequence[dict[str, Any]], shown: dict[str, Any], path: Path) -> N
     figure.savefig(path)
 
 
+def plot_toy(path: Path, *, num_steps: int) -> None:
+    """A point moved over the boundary, and the boundary and its dual polygon moved instead."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Polygon
+
+    points, labels = _tropical.toy_data("moons", 400, 0)
+    key, box = jax.random.key(0), np.array([[-2.2, -1.7], [2.2, 1.7]])
+    layers = _tropical.initial_layers(key, (2, 20, 2))
+    layers = _tropical.fit(
+        jax.random.fold_in(key, 1), layers, points, labels, mask=_tropical.ones_like(layers),
+        num_steps=num_steps, batch_size=64, learning_rate=1e-2,
+    )  # fmt: skip
+    (w1, b1), (w2, b2) = layers
+    right = np.asarray(_tropical.scores(layers, jnp.asarray(points))).argmax(axis=1) == labels
+    found = tropical.tropical_attack(
+        w1, b1, w2, b2, points[right], labels[right], bounds=None, confidence=3.0
+    )
+    # Of the points that are neither at the boundary nor far off, one.
+    order = np.argsort(np.asarray(found.distance))
+    pick = int(order[len(order) // 2])
+    start, end = points[right][pick], np.asarray(found.inputs)[pick]
+    change = tropical.weight_perturbation(w1, start[None], (end - start)[None])[0]
+    figure = Figure(figsize=(9.6, 4.1), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, dual = figure.subplots(1, 2)
+    for label, color in ((0, _tropical.SKY), (1, _tropical.YELLOW)):
+        left.plot(*points[labels == label].T, ".", color=color, markersize=3, mew=0)
+    kinds = (
+        ("trained", w1, _tropical.BLUE, "-"),
+        ("first layer changed", w1 + change, _tropical.ORANGE, "--"),
+    )
+    for name, first, color, style in kinds:
+        boundary = tropical.boundary_segments(first, b1, w2, b2, classes=None, box=box)
+        left.add_collection(
+            LineCollection(
+                list(np.stack([boundary.start, boundary.end], axis=1)),
+                colors=color,
+                linestyles=style,
+                linewidths=1.8,
+                label=f"boundary, {name}",
+            )  # fmt: skip
+        )
+        polygon = tropical.dual_polygon(first, b1, w2, b2, classes=(0, 1))
+        dual.add_patch(
+            Polygon(
+                polygon,
+                fill=style == "-",
+                facecolor="#0072B222",
+                edgecolor=color,
+                linestyle=style,
+                linewidth=1.8,
+                label=name,
+            )  # fmt: skip
+        )
+    arrow = {"arrowstyle": "->", "lw": 1.6, "color": "black", "shrinkA": 0, "shrinkB": 0}
+    left.annotate("", end, start, arrowprops=arrow)
+    left.plot(*start, "o", color="black", markersize=5, label="attacked point")
+    left.set_xlim(box[0][0], box[1][0])
+    left.set_ylim(box[0][1], box[1][1])
+    left.set_title("The point crosses the boundary, or the boundary meets it", fontsize=10)
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    dual.autoscale_view()
+    dual.set_title("Dual polygon of the boundary", fontsize=10)
+    dual.legend(frameon=False, fontsize=8)
+    for panel in (left, dual):
+        panel.set_aspect("equal")
+        panel.set_xticks([])
+        panel.set_yticks([])
+    figure.savefig(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.tropical_attack",
@@ -302,10 +375,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (output / "table.md").write_text(markdown(result), encoding="utf-8")
     (output / "result.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     plot(rows, shown, output / "attack.png")
+    plot_toy(output / "toy.png", num_steps=1500 if options.preset == "paper" else 200)
     print(f"table and figure: {output}")
     if options.publish:
         for source, ending in (("table.md", "md"), ("result.json", "json"), ("attack.png", "png")):
             shutil.copy(output / source, _tropical.RESULTS / f"tropical_attack.{ending}")
+        shutil.copy(output / "toy.png", _tropical.RESULTS / "tropical_attack_toy.png")
     return 0
 
 
