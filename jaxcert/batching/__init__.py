@@ -19,6 +19,13 @@ from ._estimates import NoiseEstimate as NoiseEstimate
 from ._features import binary_labels as binary_labels
 from ._features import read_libsvm as read_libsvm
 from ._features import unit_rows as unit_rows
+from ._layers import conv as conv
+from ._layers import dense as dense
+from ._losses import ExampleLosses as ExampleLosses
+from ._losses import batch_inner_products as batch_inner_products
+from ._losses import example_losses as example_losses
+from ._losses import layered_losses as layered_losses
+from ._minimize import BatchGradient as BatchGradient
 from ._minimize import History as History
 from ._minimize import Objective as Objective
 from ._minimize import batch_gradient as batch_gradient
@@ -35,4 +42,10 @@ from ._progress import expected_distance_sq as expected_distance_sq
 from ._progress import one_step_at_optimum_upper as one_step_at_optimum_upper
 from ._progress import one_step_upper as one_step_upper
 from ._progress import step_size_bounds as step_size_bounds
+from ._rules import GradientTestState as GradientTestState
+from ._rules import cabs as cabs
+from ._rules import constant_batch as constant_batch
+from ._rules import gradient_noise_scale as gradient_noise_scale
+from ._rules import inner_product_test as inner_product_test
+from ._rules import norm_test as norm_test
 from ._sampling import Sampling as Sampling

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from jax.typing import ArrayLike
-from sklearn import datasets
 
 
 def unit_rows(features: ArrayLike) -> np.ndarray:
@@ -79,6 +78,8 @@ def read_libsvm(
       ValueError: if the file is not in this format or has more features than `num_features`.
       OSError: if it cannot be read.
     """
+    from sklearn import datasets  # Takes a second to import, which nothing else here needs.
+
     rows, targets = datasets.load_svmlight_file(str(path), n_features=num_features)
     return np.asarray(rows.toarray(), np.float64), np.asarray(targets, np.float64)
 

@@ -24,8 +24,22 @@ class Objective(Protocol):
 
     def weighted_gradient(
         self, params: Any, indices: jax.Array, weights: jax.Array
-    ) -> tuple[Any, jax.Array]:
-        """Sum of the weighted gradients of examples `[b]`, and their squared norms `[b]`."""
+    ) -> tuple[Any, jax.Array, jax.Array]:
+        """Sum of the weighted gradients of examples `[b]`, their squared norms and losses `[b]`."""
+
+
+class BatchGradient(NamedTuple):
+    """What a batch shows.
+
+    Attributes:
+      gradient: the gradient estimate, a tree like the parameters.
+      squared_norms: `[capacity]`, of the gradients of the examples; 0 in the padding.
+      losses: `[capacity]`, of the examples; 0 in the padding.
+    """
+
+    gradient: Any
+    squared_norms: jax.Array
+    losses: jax.Array
 
 
 class History(NamedTuple):
@@ -48,7 +62,7 @@ def batch_gradient(
     batch: Batch,
     *,
     microbatch_sizes: tuple[int, ...] = MICROBATCHES,
-) -> tuple[Any, jax.Array]:
+) -> BatchGradient:
     r"""The gradient estimate of a batch, and the squared gradient norm of each of its examples.
 
     .. math::
@@ -65,7 +79,7 @@ def batch_gradient(
         what a small batch wastes.
 
     Returns:
-      The gradient, like `params`, and the squared norms `[capacity]`, 0 in the padding.
+      A `BatchGradient`.
 
     Raises:
       ValueError: if the sizes are not falling positive integers.
@@ -75,8 +89,8 @@ def batch_gradient(
       >>> from jaxcert import batching
       >>> problem = batching.ridge([[1.0], [2.0], [3.0]], [1.0, 2.0, 2.0], penalty=0.1)
       >>> batch = problem.nice_sampling().draw(jax.random.key(7), 3)
-      >>> gradient, squared_norms = batching.batch_gradient(problem, jnp.zeros(1), batch)
-      >>> gradient.round(4), problem.gradient(jnp.zeros(1)).round(4)
+      >>> found = batching.batch_gradient(problem, jnp.zeros(1), batch)
+      >>> found.gradient.round(4), problem.gradient(jnp.zeros(1)).round(4)
       (Array([-3.6667], dtype=float32), Array([-3.6667], dtype=float32))
     """
     sizes = [_checks.positive_integer("microbatch_sizes", size) for size in microbatch_sizes]
@@ -90,25 +104,27 @@ def batch_gradient(
     drawn = jnp.arange(capacity + sizes[0]) < batch.size
 
     def add(size: int, first: jax.Array, number: jax.Array, carry: Any) -> Any:
-        total, norms = carry
+        total, *columns = carry
         start = first + number * size
         some = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        gradient, found = objective.weighted_gradient(params, some(indices), some(weights))
-        found = jnp.where(some(drawn), found, 0.0).astype(norms.dtype)
-        return (
-            jax.tree.map(lambda one, other: one + other.astype(one.dtype), total, gradient),
-            jax.lax.dynamic_update_slice_in_dim(norms, found, start, 0),
-        )
+        gradient, *found = objective.weighted_gradient(params, some(indices), some(weights))
+        total = jax.tree.map(lambda one, other: one + other.astype(one.dtype), total, gradient)
+        for place, values in enumerate(found):
+            values = jnp.where(some(drawn), values, 0.0).astype(weights.dtype)
+            columns[place] = jax.lax.dynamic_update_slice_in_dim(columns[place], values, start, 0)
+        return (total, *columns)
 
-    carry = jax.tree.map(jnp.zeros_like, params), jnp.zeros(weights.shape, weights.dtype)
+    nothing = jnp.zeros(weights.shape, weights.dtype)
+    carry = (jax.tree.map(jnp.zeros_like, params), nothing, nothing)
     done = jnp.zeros_like(batch.size)
     for size in sizes:
         left = batch.size - done
         count = left // size if size != sizes[-1] else (left + size - 1) // size
         carry = jax.lax.fori_loop(0, count, functools.partial(add, size, done), carry)
         done = done + count * size
-    total, norms = carry
-    return jax.tree.map(lambda leaf: leaf / objective.num_examples, total), norms[:capacity]
+    total, norms, losses = carry
+    gradient = jax.tree.map(lambda leaf: leaf / objective.num_examples, total)
+    return BatchGradient(gradient, norms[:capacity], losses[:capacity])
 
 
 def minimize(
@@ -182,11 +198,14 @@ def _minimize(
         params, state = carry
         plan = find_state(state)
         batch = sampling.draw(jax.random.fold_in(key, number), plan.batch_size, capacity=capacity)
-        gradient, squared_norms = batch_gradient(
-            objective, params, batch, microbatch_sizes=microbatch_sizes
-        )
+        found = batch_gradient(objective, params, batch, microbatch_sizes=microbatch_sizes)
         updates, state = rule.update(
-            gradient, state, params, batch=batch, squared_norms=squared_norms
+            found.gradient,
+            state,
+            params,
+            batch=batch,
+            squared_norms=found.squared_norms,
+            losses=found.losses,
         )
         evaluations = find_state(state).evaluations
         made = History(plan.batch_size, plan.step_size, evaluations)

@@ -69,12 +69,8 @@ class Problem:
           Scalar f(x).
         """
         x = jnp.asarray(x)
-        scores = jnp.asarray(self.features) @ x
-        if self.kind == "ridge":
-            loss = (scores - self.targets) ** 2 / 2
-        else:
-            loss = jnp.logaddexp(0.0, -self.targets * scores)
-        return jnp.mean(loss) + self.penalty / 2 * jnp.sum(x**2)
+        losses = self._losses(jnp.asarray(self.features) @ x, jnp.asarray(self.targets))
+        return jnp.mean(losses) + self.penalty / 2 * jnp.sum(x**2)
 
     def gradient(self, x: ArrayLike) -> jax.Array:
         """The gradient of the objective.
@@ -119,8 +115,8 @@ class Problem:
 
     def weighted_gradient(
         self, x: jax.Array, indices: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        r"""Sum of weighted gradients of some examples, and the squared norm of each.
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        r"""Sum of weighted gradients of some examples, and the squared norm and loss of each.
 
         Args:
           x: `[d]`.
@@ -128,13 +124,16 @@ class Problem:
           weights: `[b]`.
 
         Returns:
-          :math:`\sum_s w_s \nabla f_{i_s}(x)` `[d]`, and :math:`\|\nabla f_{i_s}(x)\|^2` `[b]`.
+          :math:`\sum_s w_s \nabla f_{i_s}(x)` `[d]`, :math:`\|\nabla f_{i_s}(x)\|^2` `[b]` and
+          :math:`f_{i_s}(x)` `[b]`.
         """
         features = jnp.asarray(self.features)[indices]
         scores = features @ x
-        slopes = self._slopes(scores, jnp.asarray(self.targets)[indices])
+        targets = jnp.asarray(self.targets)[indices]
+        slopes = self._slopes(scores, targets)
+        losses = self._losses(scores, targets) + self.penalty / 2 * jnp.sum(x**2)
         total = (weights * slopes) @ features + jnp.sum(weights) * self.penalty * x
-        return total, self._example_norms(features, scores, slopes, x)
+        return total, self._example_norms(features, scores, slopes, x), losses
 
     def nice_sampling(self) -> Sampling:
         """The sampling of batches without replacement, with the constants of this problem.
@@ -181,6 +180,11 @@ class Problem:
                 "are the features badly scaled?"
             )
         return best
+
+    def _losses(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
+        if self.kind == "ridge":
+            return (scores - targets) ** 2 / 2
+        return jnp.logaddexp(0.0, -targets * scores)
 
     def _slopes(self, scores: jax.Array, targets: ArrayLike) -> jax.Array:
         if self.kind == "ridge":
