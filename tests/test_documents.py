@@ -17,10 +17,18 @@ def blocks(name, language):
     return [body for kind, body in FENCE.findall(text) if kind == language]
 
 
-def test_quickstart_runs_cell_by_cell():
-    cells = blocks("docs/quickstart.md", "python")
+# Pages whose cells are run.
+GUIDES = (
+    "quickstart",
+    "tropical_applications",
+)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_guide_runs_cell_by_cell(page):
+    cells = blocks(f"docs/{page}.md", "python")
     assert len(cells) >= 5
-    test = doctest.DocTestParser().get_doctest("\n".join(cells), {}, "quickstart", None, 0)
+    test = doctest.DocTestParser().get_doctest("\n".join(cells), {}, page, None, 0)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         outcome = doctest.DocTestRunner(verbose=False).run(test, out=printed.write)
