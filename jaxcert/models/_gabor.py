@@ -154,7 +154,7 @@ class GaborConv(nnx.Module):
         bank = gabor_filters(*values, kernel_size=self.kernel_size)
         return bank.reshape(self.kernel_size, self.kernel_size, -1)
 
-    def lipschitz_upper(self, image_size: tuple[int, int]) -> jax.Array:
+    def lipschitz_upper(self, image_size: Sequence[int]) -> jax.Array:
         """Upper bound on the Lipschitz constant of the layer on images `(height, width)`."""
         return jnp.asarray(
             lipschitz.gabor_layer_lipschitz_upper(

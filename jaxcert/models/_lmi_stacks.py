@@ -182,8 +182,8 @@ class GershgorinStack(_Stack):
       ((2, 3), True)
 
     References:
-      Juston, Norris, Nottage, Soylemezoglu, "Gershgorin Circle Theorem-Based Lipschitz-Constrained
-      Residual Networks", 2025, arXiv:2502.21279.
+      Juston, Norris, Nottage, Soylemezoglu, "L-Lipschitz Gershgorin ResNet Network", 2025,
+      arXiv:2502.21279.
     """
 
     def __init__(self, widths: Sequence[int], *, rngs: nnx.Rngs):
@@ -213,8 +213,8 @@ class LDLTStack(_Stack):
       ((2, 3), True)
 
     References:
-      Juston, Norris, Nottage, Soylemezoglu, "LDLT L-Lipschitz Network: Generalized Deep End-To-End
-      Lipschitz Network Construction", 2025, arXiv:2512.05915.
+      Juston, Sreenivas, Nottage, Soylemezoglu, "LDLT L-Lipschitz Network: Generalized Deep
+      End-To-End Lipschitz Network Construction", 2025, arXiv:2512.05915.
     """
 
     def __init__(self, widths: Sequence[int], *, rngs: nnx.Rngs):
