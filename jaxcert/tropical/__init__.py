@@ -48,9 +48,9 @@ from ._pruning import PrunedNetwork as PrunedNetwork
 from ._pruning import penalty_for_weights as penalty_for_weights
 from ._pruning import prune as prune
 from ._pruning import prune_blocks as prune_blocks
-from ._pruning import pruning_objective as pruning_objective
-from ._pruning import pruning_scores as pruning_scores
 from ._pruning_distance import pruning_distance_upper as pruning_distance_upper
+from ._pruning_objective import pruning_objective as pruning_objective
+from ._pruning_objective import pruning_scores as pruning_scores
 from ._rational import decision_polynomial as decision_polynomial
 from ._rational import rational_map as rational_map
 from ._rational import zonotope_polynomial as zonotope_polynomial

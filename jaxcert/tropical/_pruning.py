@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
 
 from ._layers import Layers, checked_layers, floating, lifted_norms
+from ._pruning_objective import checked_penalty, objective, pruning_scores
+from ._shrinkage import alternate, shrink, shrink_pair
 
 _METHODS = ("closed_form", "alternating")
 
@@ -108,7 +109,7 @@ def prune(
     num_rounds = _checks.positive_integer("num_rounds", num_rounds)
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
-    penalties = _checked_penalty(penalty, layers)
+    penalties = checked_penalty(penalty, layers)
     return _prune(layers, penalties, method=method, num_rounds=num_rounds)
 
 
@@ -117,116 +118,19 @@ def _prune(layers: Layers, penalties: jax.Array, *, method: str, num_rounds: int
     lengths = lifted_norms(layers)
     scaled = (layers.w2 * lengths[None]).T
     if method == "alternating":
-        row_factor, kept = _alternate(scaled, penalties, num_rounds)
+        row_factor, kept = alternate(scaled, penalties, num_rounds)
     elif layers.w2.shape[0] == 2:
-        row_factor, kept = jnp.ones_like(lengths), _shrink_pair(scaled, penalties)
+        row_factor, kept = jnp.ones_like(lengths), shrink_pair(scaled, penalties)
     else:
-        row_factor, kept = jnp.ones_like(lengths), jax.vmap(_shrink, (0, None))(scaled, penalties)
+        row_factor, kept = jnp.ones_like(lengths), jax.vmap(shrink, (0, None))(scaled, penalties)
     # `kept` is the part of each weight that stays, 1 where nothing was taken away.
     w2 = layers.w2 * kept.T
     alive = jnp.any(w2 != 0, axis=0) & (row_factor > 0)
     row_factor = jnp.where(alive, row_factor, 0)
     w1, b1 = layers.w1 * row_factor[:, None], layers.b1 * row_factor
     w2 = jnp.where(alive[None], w2, 0)
-    objective = _objective(layers, Layers(w1, b1, w2, layers.b2), penalties)
-    return PrunedNetwork(w1, b1, w2, layers.b2, objective)
-
-
-def pruning_objective(
-    w1: ArrayLike,
-    b1: ArrayLike,
-    w2: ArrayLike,
-    b2: ArrayLike,
-    pruned_w1: ArrayLike,
-    pruned_b1: ArrayLike,
-    pruned_w2: ArrayLike,
-    *,
-    penalty: ArrayLike,
-) -> jax.Array:
-    r"""Evaluate what `prune` minimises, for any network of the same shape.
-
-    .. math::
-        \sum_{i \ne j} \tfrac12 \|\tilde G_{ij} - G_{ij}\|_F^2 + \lambda \|\tilde G_{ij}\|_{2,1}
-
-    Args:
-      w1: `[h, d]`.
-      b1: `[h]`.
-      w2: `[classes, h]`.
-      b2: `[classes]`, which the value does not depend on.
-      pruned_w1: `[h, d]` of the other network.
-      pruned_b1: its `[h]`.
-      pruned_w2: its `[classes, h]`.
-      penalty: as for `prune`.
-
-    Returns:
-      The value, a scalar.
-
-    Raises:
-      TypeError: if an array is not floating point.
-      ValueError: if shapes do not fit, a number is not finite or the penalty is negative.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxcert import tropical
-      >>> net = jnp.ones((1, 2)), jnp.zeros(1), jnp.array([[1.0], [0.0]]), jnp.zeros(2)
-      >>> tropical.pruning_objective(*net, jnp.zeros((1, 2)), jnp.zeros(1), net[2], penalty=0.5)
-      Array(1., dtype=float32)
-    """
-    layers = checked_layers(w1, b1, w2, b2)
-    pruned_w2 = floating("pruned_w2", pruned_w2)
-    no_bias = jnp.zeros(pruned_w2.shape[:1], pruned_w2.dtype)
-    other = checked_layers(pruned_w1, pruned_b1, pruned_w2, no_bias)
-    if other.w1.shape != layers.w1.shape or other.w2.shape != layers.w2.shape:
-        raise ValueError(
-            f"pruned_w1 and pruned_w2 must have shapes {layers.w1.shape} and {layers.w2.shape}, "
-            f"got {other.w1.shape} and {other.w2.shape}"
-        )
-    return _jitted_objective(layers, other, _checked_penalty(penalty, layers))
-
-
-def pruning_scores(w1: ArrayLike, b1: ArrayLike, w2: ArrayLike) -> jax.Array:
-    r"""Compute the least penalty at which `prune` removes each neuron.
-
-    .. math::
-        |(A_r, c_r)| \max\Bigl( \max_i B^+_{ir} + \tfrac{1}{k - 1} \sum_j B^-_{jr},\;
-        \max_j B^-_{jr} + \tfrac{1}{k - 1} \sum_i B^+_{ir} \Bigr)
-
-    the maximum over i taken only if some weight is positive, that over j only if some is negative.
-    For two classes it is the longer of the neuron's two generators.
-
-    Args:
-      w1: `[h, d]`.
-      b1: `[h]`.
-      w2: `[classes, h]`.
-
-    Returns:
-      `[h]`, in units of a generator's length.
-
-    Raises:
-      TypeError: if an array is not floating point.
-      ValueError: if shapes do not fit or a number is not finite.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxcert import tropical
-      >>> tropical.pruning_scores(jnp.array([[3.0, 4.0]]), jnp.zeros(1), jnp.array([[1.0], [-1.0]]))
-      Array([10.], dtype=float32)
-    """
-    w2 = floating("w2", w2)
-    layers = checked_layers(w1, b1, w2, jnp.zeros(w2.shape[:1], w2.dtype))
-    return _scores(layers)
-
-
-@jax.jit
-def _scores(layers: Layers) -> jax.Array:
-    positive, negative = jax.nn.relu(layers.w2), jax.nn.relu(-layers.w2)
-    others = layers.w2.shape[0] - 1
-    # A side without weights has a maximum of 0 and asks for less than the other side does.
-    first = jnp.max(positive, axis=0) + jnp.sum(negative, axis=0) / others
-    second = jnp.max(negative, axis=0) + jnp.sum(positive, axis=0) / others
-    first = jnp.where(jnp.any(positive > 0, axis=0), first, 0)
-    second = jnp.where(jnp.any(negative > 0, axis=0), second, 0)
-    return lifted_norms(layers) * jnp.maximum(first, second)
+    value = objective(layers, Layers(w1, b1, w2, layers.b2), penalties)
+    return PrunedNetwork(w1, b1, w2, layers.b2, value)
 
 
 def penalty_for_weights(w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, *, num_weights: int) -> float:
@@ -334,127 +238,3 @@ def prune_blocks(
         )  # fmt: skip
         result[block : block + 2] = [(pruned.w1, pruned.b1), (pruned.w2, pruned.b2)]
     return result
-
-
-def _checked_penalty(penalty: ArrayLike, layers: Layers) -> jax.Array:
-    """One penalty for each class that adds its positive part: `[classes]`."""
-    classes = layers.w2.shape[0]
-    array = floating("penalty", float(penalty) if isinstance(penalty, int) else penalty)
-    shapes = ((), (2,)) if classes == 2 else ((),)
-    if array.shape not in shapes:
-        allowed = "a scalar or of shape (2,)" if classes == 2 else f"a scalar for {classes} classes"
-        raise ValueError(f"penalty must be {allowed}, got shape {tuple(array.shape)}")
-    if _checks.is_concrete(array) and np.any(np.asarray(array) < 0):
-        raise ValueError(f"penalty must be at least 0, got {penalty}")
-    return jnp.broadcast_to(array.astype(layers.w1.dtype), (classes,))
-
-
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The quotient, 0 where the denominator is not above 0, with gradients that stay finite."""
-    positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
-
-
-def _shrink_pair(scaled: jax.Array, penalties: jax.Array) -> jax.Array:
-    """Part of each weight `[h, 2]` that stays: soft-thresholding of the two generators."""
-    positive, negative = jax.nn.relu(scaled), jax.nn.relu(-scaled)
-    generators = positive + negative[:, ::-1]
-    factors = _ratio(jax.nn.relu(generators - penalties[None]), generators)
-    return jnp.where(scaled > 0, factors, factors[:, ::-1])
-
-
-def _shrink(scaled: jax.Array, penalties: jax.Array) -> jax.Array:
-    """Part of each weight `[k]` of one neuron that stays, for k > 2 classes."""
-    positive, negative = jax.nn.relu(scaled), jax.nn.relu(-scaled)
-    penalty, others = penalties[0], scaled.shape[0] - 1
-
-    def taken_from_positive(t: jax.Array) -> jax.Array:
-        return penalty - jnp.sum(jnp.minimum(t, negative)) / others
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        t = (low + high) / 2
-        s = jnp.maximum(taken_from_positive(t), 0)
-        above = t + jnp.sum(jnp.minimum(s, positive)) / others > penalty
-        return jnp.where(above, low, t), jnp.where(above, t, high)
-
-    # The sum grows with t, so bisection brackets the solution; which weights it removes is then
-    # known, and the two equations are linear, which gives exact values and exact gradients.
-    bits = jnp.finfo(scaled.dtype).nmant + 3
-    low, _ = jax.lax.fori_loop(0, bits, halve, (jnp.zeros_like(penalty), penalty))
-    low = jax.lax.stop_gradient(low)
-    first, second = positive > taken_from_positive(low), negative > low
-    first, second = first & (positive > 0), second & (negative > 0)
-    p, n = (jnp.sum(side).astype(scaled.dtype) / others for side in (first, second))
-    right_s = penalty - jnp.sum(jnp.where(second, 0, negative)) / others
-    right_t = penalty - jnp.sum(jnp.where(first, 0, positive)) / others
-    s = jnp.maximum((right_s - n * right_t) / (1 - p * n), 0)
-    t = jnp.maximum((right_t - p * right_s) / (1 - p * n), 0)
-    return _ratio(jax.nn.relu(positive - s), positive) + _ratio(jax.nn.relu(negative - t), negative)
-
-
-def _alternate(
-    scaled: jax.Array, penalties: jax.Array, num_rounds: int
-) -> tuple[jax.Array, jax.Array]:
-    """Scale of each neuron's row of `w1` and part of each weight of `w2` that stays.
-
-    All steps keep the rows parallel to those given, so the scale says all. The signs of the
-    weights stay those given: a part that was 0 stays 0.
-    """
-    classes = scaled.shape[1]
-    different = 1 - jnp.eye(classes, dtype=scaled.dtype)
-    weight = different * penalties[:, None]
-
-    def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
-        positive, negative = jax.nn.relu(row), jax.nn.relu(-row)
-        target = (positive[:, None] + negative[None]) * different
-
-        def step(
-            _: int, state: tuple[jax.Array, jax.Array, jax.Array]
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            p, q = state[1:]
-            pair = (p[:, None] + q[None]) * different
-            scale = _ratio(
-                jax.nn.relu(jnp.sum(pair * target) - jnp.sum(weight * pair)), jnp.sum(pair**2)
-            )
-            goal = _ratio(target - weight, jnp.broadcast_to(scale, target.shape))
-            p = jax.nn.relu(jnp.sum(goal - different * q[None], axis=1) / (classes - 1))
-            p = jnp.where((positive > 0) & (scale > 0), p, 0)
-            q = jax.nn.relu(jnp.sum(goal - different * p[:, None], axis=0) / (classes - 1))
-            q = jnp.where((negative > 0) & (scale > 0), q, 0)
-            return scale, p, q
-
-        start = (jnp.ones((), scaled.dtype), positive, negative)
-        scale, p, q = jax.lax.fori_loop(0, num_rounds, step, start)
-        return scale, _ratio(p, positive) + _ratio(q, negative)
-
-    return jax.vmap(one)(scaled)
-
-
-def _objective(layers: Layers, pruned: Layers, penalties: jax.Array) -> jax.Array:
-    rows = jnp.concatenate([layers.w1, layers.b1[:, None]], axis=1)
-    change = jnp.concatenate([pruned.w1, pruned.b1[:, None]], axis=1) - rows
-    row_square, change_square = jnp.sum(rows**2, axis=1), jnp.sum(change**2, axis=1)
-    product = jnp.sum(rows * change, axis=1)
-    length = lifted_norms(pruned)
-    different = 1 - jnp.eye(layers.w2.shape[0], dtype=rows.dtype)
-    old_negative, new_negative = jax.nn.relu(-layers.w2), jax.nn.relu(-pruned.w2)
-
-    def of_class(
-        arguments: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
-    ) -> jax.Array:
-        old_positive, new_positive, penalty, others = arguments
-        old, new = old_positive[None] + old_negative, new_positive[None] + new_negative
-        # |new (row + change) - old row|^2, without cancellation where only w2 changes.
-        square = (
-            new**2 * change_square[None]
-            + 2 * new * (new - old) * product[None]
-            + (new - old) ** 2 * row_square[None]
-        )
-        return jnp.sum((square / 2 + penalty * new * length[None]) * others[:, None])
-
-    positive = jax.nn.relu(layers.w2), jax.nn.relu(pruned.w2)
-    return jnp.sum(jax.lax.map(of_class, (*positive, penalties, different)))
-
-
-_jitted_objective = jax.jit(_objective)

@@ -8,6 +8,7 @@ import pytest
 from scipy import optimize
 
 from jaxcert import tropical
+from jaxcert.tropical import _shrinkage
 
 HIDDEN, INPUTS, ROUNDS = 6, 3, 60
 
@@ -148,6 +149,15 @@ def test_alternation_is_that_of_whole_matrices(seed):
         turns = tropical.prune(*network, penalty=0.7, method="alternating", num_rounds=ROUNDS)
     expected = alternate_by_definition(network, 0.7, ROUNDS)
     np.testing.assert_allclose(turns.objective, expected, rtol=1e-10)
+
+
+def test_alternation_in_batches_is_the_same(monkeypatch):
+    scaled = np.random.default_rng(0).normal(size=(7, 3))
+    whole = _shrinkage.alternate(jnp.asarray(scaled), jnp.full(3, 0.7), 10)
+    monkeypatch.setattr(_shrinkage, "_MAX_PAIRS", 2 * 9)
+    parts = _shrinkage.alternate(jnp.asarray(scaled), jnp.full(3, 0.7), 10)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_no_penalty_changes_nothing_and_a_large_one_removes_all():
