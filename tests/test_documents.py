@@ -21,6 +21,7 @@ def blocks(name, language):
 GUIDES = (
     "quickstart",
     "tropical_applications",
+    "tropical_boundary",
 )
 
 
