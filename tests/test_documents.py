@@ -20,7 +20,9 @@ def blocks(name, language):
 # Pages whose cells are run.
 GUIDES = (
     "quickstart",
+    "tropical",
     "tropical_applications",
+    "lipschitz_layers",
     "tropical_boundary",
 )
 
