@@ -17,6 +17,7 @@ from benchmarks import (
     registry,
     results,
     timing,
+    tropical,
     tropical_boundary,
 )
 
@@ -90,5 +91,6 @@ if __name__ == "__main__":
     # These modules register the cases when they are imported.
     assert cases
     assert devices
+    assert tropical
     assert tropical_boundary
     sys.exit(main())
