@@ -172,7 +172,7 @@ def measure(preset: Preset, *, folder: Path) -> tuple[list[dict[str, Any]], dict
                     "median": float(np.median(distance)),
                     "generator_change": float(change[done].mean()),
                     "seconds": seconds,
-                    "distances": [round(float(d), 5) for d in distance],
+                    "distances": [round(d, 5) if d < np.inf else None for d in distance.tolist()],
                 }
             )
             if seed == 0:
@@ -214,12 +214,15 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def all_distances(rows: Sequence[dict[str, Any]], attack: str) -> np.ndarray:
+    """The distances of all networks; JSON has no infinity, so null stands for it."""
+    values = [value for row in rows if row["attack"] == attack for value in row["distances"]]
+    return np.array([np.inf if value is None else value for value in values])
+
+
 def comparison(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Image by image: how often each attack is the nearest of all, to a thousandth."""
-    distances = {
-        attack: np.concatenate([row["distances"] for row in rows if row["attack"] == attack])
-        for attack in NAMES
-    }
+    distances = {attack: all_distances(rows, attack) for attack in NAMES}
     nearest = np.min(list(distances.values()), axis=0)
     lines = ["| attack | nearest of all (%) | mean excess over the nearest (%) |"]
     lines += ["| :--- | ---: | ---: |"]
@@ -252,7 +255,7 @@ def plot(rows: Sequence[dict[str, Any]], shown: dict[str, Any], path: Path) -> N
         for line, attack in enumerate(attacks_shown, start=1):
             moved, found = shown[attack]
             change = (moved - images)[pick].reshape(side, side)
-            panels[line, column].imshow(change, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
+            panels[line, column].imshow(change, cmap="RdBu_r", vmin=-0.3, vmax=0.3)
             length = float(np.linalg.norm(change))
             panels[line, column].set_title(f"{found[pick]}, {length:.2f}", fontsize=8)
             if column == 0:
@@ -264,9 +267,7 @@ def plot(rows: Sequence[dict[str, Any]], shown: dict[str, Any], path: Path) -> N
     axes = right.subplots()
     colors = (_tropical.ORANGE, _tropical.PINK, _tropical.YELLOW, _tropical.BLUE, _tropical.GREEN)
     for (attack, name), color in zip(NAMES.items(), colors, strict=True):
-        values = np.sort(
-            np.concatenate([row["distances"] for row in rows if row["attack"] == attack])
-        )
+        values = np.sort(all_distances(rows, attack))
         share = np.arange(1, len(values) + 1) / len(values)
         style = "--" if attack in ("deepfool", "pgd") else "-"
         axes.plot(values, 100 * share, style, color=color, label=name, linewidth=1.6)

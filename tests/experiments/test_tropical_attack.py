@@ -44,9 +44,8 @@ def test_committed_table_is_that_of_the_committed_numbers():
     assert "--preset paper" in result["command"]
     assert len(result["rows"]) == 3 * len(tropical_attack.NAMES)
     for row in result["rows"]:
-        distances = np.array(row["distances"], np.float64)
+        distances = tropical_attack.all_distances([row], row["attack"])
         assert len(distances) == row["images"]
         assert row["success"] == np.mean(np.isfinite(distances))
-        assert row["within"] == {
-            str(budget): np.mean(distances <= budget) for budget in tropical_attack.BUDGETS
-        }
+        for budget in tropical_attack.BUDGETS:
+            assert row["within"][str(budget)] == np.mean(distances <= budget)
