@@ -88,61 +88,125 @@ def _through_layers(pieces: Pieces, layers: HostLayers, classes: tuple[int, ...]
     return _joined(done)
 
 
+class _State(NamedTuple):
+    """Polygons on the way, and the units that cross each.
+
+    Attributes:
+      vertices: `[n, v, 2]`.
+      sizes: `[n]`.
+      origin: `[n]`, the row of the maps of this layer.
+      passing: `[n, units]`, the share of each unit that passes: 0 or 1 where its sign is known.
+      cell: `[p]`, the polygon of each pair that is not known yet.
+      unit: `[p]`, its unit.
+    """
+
+    vertices: np.ndarray
+    sizes: np.ndarray
+    origin: np.ndarray
+    passing: np.ndarray
+    cell: np.ndarray
+    unit: np.ndarray
+
+    def part(self, kept: np.ndarray) -> "_State":
+        """The polygons of a mask, renumbered."""
+        number = np.cumsum(kept) - 1
+        pairs = kept[self.cell]
+        return _State(
+            self.vertices[kept],
+            self.sizes[kept],
+            self.origin[kept],
+            self.passing[kept],
+            number[self.cell[pairs]],
+            self.unit[pairs],
+        )
+
+
 def _cut(
     pieces: Pieces, weight: np.ndarray, bias: np.ndarray, classes: tuple[int, ...] | None
 ) -> Pieces:
     """Cut polygons by the zeros of their maps; the result has the maps of the next layer."""
-    units = pieces.maps.shape[1]
-    origins, maps = np.arange(pieces.sizes.size), pieces.maps
-    vertices, sizes, origin = pieces.vertices, pieces.sizes, origins
-    furthest = np.append(np.abs(vertices).max(axis=(0, 1), initial=0.0), 1.0)
-    least = _TOLERANCE * (np.abs(maps) @ furthest)
-    # The share of each unit that passes: 0 or 1 where its sign is known, between where not.
-    passing = np.zeros((sizes.size, units))
-    cell = np.repeat(origins, units)
-    unit = np.tile(np.arange(units), sizes.size)
-    # A unit that matters more for the outputs is cut first.
-    importance = np.abs(weight).sum(axis=0) + np.finfo(float).tiny
+    count, units = pieces.maps.shape[:2]
+    rows = np.arange(count)
+    waiting = [
+        _State(
+            pieces.vertices,
+            pieces.sizes,
+            rows,
+            np.zeros((count, units)),
+            np.repeat(rows, units),
+            np.tile(np.arange(units), count),
+        )  # fmt: skip
+    ]
+    furthest = np.append(np.abs(pieces.vertices).max(axis=(0, 1), initial=0.0), 1.0)
+    least = _TOLERANCE * (np.abs(pieces.maps) @ furthest)
     done = []
-    while True:
-        value = affine_values(maps[origin[cell], unit][:, None], vertices[cell])
-        low, high = value.min(axis=1), value.max(axis=1)
-        crossing = np.minimum(high, -low) > least[origin[cell], unit]
-        settled = ~crossing
-        passing[cell[settled], unit[settled]] = high[settled] > -low[settled]
-        cell, unit, low, high = cell[crossing], unit[crossing], low[crossing], high[crossing]
-        # relu(z) lies between s z and s z + slack over [low, high], with s = high / (high - low).
-        share = high / (high - low)
-        slack = -share * low
-        passing[cell, unit] = share
-        finished = np.bincount(cell, minlength=sizes.size) == 0
-        outputs = _next_maps(passing, maps, origin, weight, bias)
-        ruled = np.zeros(sizes.size, bool)
-        if classes is not None:
-            ruled = _ruled(vertices, outputs, weight, cell, unit, slack, classes)
-        keep = finished & ~ruled
-        done.append(Pieces(vertices[keep], sizes[keep], outputs[keep]))
-        going = ~finished & ~ruled
-        if not np.any(going):
-            return _joined(done)
-        # Number the polygons that go on, and choose the unit to cut each of them by.
-        number = np.cumsum(going) - 1
-        pairs = going[cell]
-        cell, unit, slack = number[cell[pairs]], unit[pairs], slack[pairs]
-        vertices, sizes, origin = vertices[going], sizes[going], origin[going]
-        order = np.lexsort((slack * importance[unit], cell))
-        chosen = order[np.append(cell[order][1:] != cell[order][:-1], True)]
-        knife = affine_values(maps[origin, unit[chosen]][:, None], vertices)
-        vertices, sizes = _stacked([_half(vertices, sizes, side * knife) for side in (1.0, -1.0)])
-        above, below = passing[going], passing[going]
-        above[cell[chosen], unit[chosen]] = 1.0
-        below[cell[chosen], unit[chosen]] = 0.0
-        passing = np.concatenate([above, below])
-        rest = np.ones(cell.size, bool)
-        rest[chosen] = False
-        cell = np.concatenate([cell[rest], cell[rest] + chosen.size])
-        unit = np.concatenate([unit[rest], unit[rest]])
-        origin = np.concatenate([origin, origin])
+    while waiting:
+        state = waiting.pop()
+        if state.sizes.size > 1 and state.passing.size > _MAX_VALUES:
+            # One half after the other, to bound the memory.
+            first = np.arange(state.sizes.size) < state.sizes.size // 2
+            waiting += [state.part(~first), state.part(first)]
+            continue
+        finished, going = _round(state, pieces.maps, least, weight, bias, classes)
+        done.append(finished)
+        if going.sizes.size:
+            waiting.append(going)
+    return _joined(done)
+
+
+def _round(
+    state: _State,
+    maps: np.ndarray,
+    least: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    classes: tuple[int, ...] | None,
+) -> tuple[Pieces, _State]:
+    """Settle what does not cross, and cut each polygon that something crosses in two."""
+    vertices, sizes, origin, passing, cell, unit = state
+    value = affine_values(maps[origin[cell], unit][:, None], vertices[cell])
+    low, high = value.min(axis=1), value.max(axis=1)
+    crossing = np.minimum(high, -low) > least[origin[cell], unit]
+    settled = ~crossing
+    passing[cell[settled], unit[settled]] = high[settled] > -low[settled]
+    cell, unit, low, high = cell[crossing], unit[crossing], low[crossing], high[crossing]
+    # relu(z) lies between s z and s z + slack over [low, high], with s = high / (high - low).
+    share = high / (high - low)
+    slack = -share * low
+    passing[cell, unit] = share
+    finished = np.bincount(cell, minlength=sizes.size) == 0
+    outputs = _next_maps(passing, maps, origin, weight, bias)
+    ruled = np.zeros(sizes.size, bool)
+    if classes is not None:
+        ruled = _ruled(vertices, outputs, weight, cell, unit, slack, classes)
+    keep = finished & ~ruled
+    done = Pieces(vertices[keep], sizes[keep], outputs[keep])
+    going = ~finished & ~ruled
+    slack = slack[going[cell]]
+    vertices, sizes, origin, passing, cell, unit = _State(
+        vertices, sizes, origin, passing, cell, unit
+    ).part(going)
+    if not sizes.size:
+        return done, _State(vertices, sizes, origin, passing, cell, unit)
+    # Cut by the unit that blurs the outputs most.
+    importance = np.abs(weight).sum(axis=0) + np.finfo(float).tiny
+    order = np.lexsort((slack * importance[unit], cell))
+    chosen = order[np.append(cell[order][1:] != cell[order][:-1], True)]
+    knife = affine_values(maps[origin, unit[chosen]][:, None], vertices)
+    halves = _stacked([_half(vertices, sizes, side * knife) for side in (1.0, -1.0)])
+    below = passing.copy()
+    passing[cell[chosen], unit[chosen]] = 1.0
+    below[cell[chosen], unit[chosen]] = 0.0
+    rest = np.ones(cell.size, bool)
+    rest[chosen] = False
+    cell, unit = cell[rest], unit[rest]
+    return done, _State(
+        *halves,
+        np.concatenate([origin, origin]),
+        np.concatenate([passing, below]),
+        np.concatenate([cell, cell + chosen.size]),
+        np.concatenate([unit, unit]),
+    )
 
 
 def _next_maps(

@@ -143,7 +143,7 @@ def _segments(layers: HostLayers, classes: Any, box: ArrayLike, first: str) -> B
     chosen = _network.class_indices(classes, layers[-1][0].shape[0])
     corners = _network.host_box(box)
     pieces = _polygons.subdivide(layers, corners, chosen)
-    sums = _term_sums(layers, np.abs(corners).max(axis=0))
+    sums = _term_sums(layers, np.abs(pieces.vertices).max(axis=1))
     starts, ends, pairs = [np.zeros((0, 2))], [np.zeros((0, 2))], [np.zeros((0, 2), np.int64)]
     polygons: list[np.ndarray] = []
     tied_pairs, tied_area = [], 0.0
@@ -151,7 +151,7 @@ def _segments(layers: HostLayers, classes: Any, box: ArrayLike, first: str) -> B
     for place, i in enumerate(chosen):
         for j in chosen[place + 1 :]:
             others = [c for c in chosen if c not in (i, j)]
-            slack = _TOLERANCE * (sums[i] + sums[j])
+            slack = _TOLERANCE * (sums[:, i] + sums[:, j])
             start, end, tied = _pair_segments(pieces, value, i, j, others, slack)
             starts.append(start)
             ends.append(end)
@@ -173,15 +173,15 @@ def _segments(layers: HostLayers, classes: Any, box: ArrayLike, first: str) -> B
 
 
 def _term_sums(layers: HostLayers, furthest: np.ndarray) -> np.ndarray:
-    """Sums of the absolute terms of each score, at most, in a box with these largest values."""
+    """At most the sums of the absolute terms of each score `[n, classes]`, within `[n, 2]`."""
     size = furthest
     for weight, bias in layers:
-        size = np.abs(weight) @ size + np.abs(bias)
+        size = size @ np.abs(weight).T + np.abs(bias)
     return size
 
 
 def _pair_segments(
-    pieces: Pieces, value: np.ndarray, i: int, j: int, others: list[int], slack: float
+    pieces: Pieces, value: np.ndarray, i: int, j: int, others: list[int], slack: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The segments where i and j tie ahead of the others, and the pieces where they always do."""
     inside = np.arange(value.shape[1]) < pieces.sizes[:, None]
@@ -190,18 +190,16 @@ def _pair_segments(
     flat = np.abs(lead).max(axis=1) <= slack
     # A small polygon on the boundary is no tie: there the difference has a slope.
     slope = np.linalg.norm(difference[:, :2], axis=1)
-    tied = flat & (slope * np.abs(pieces.vertices).max(initial=0.0) <= slack)
-    lead = np.where(np.abs(lead) <= slack, 0.0, lead)
-    lead = np.where((flat & ~tied)[:, None], value[:, :, i] - value[:, :, j], lead)
-    rows, first, second = _crossing_edges(pieces, lead, inside)
-    touching = _zero_edges(pieces, lead, inside, ~tied & ~flat)
-    keep = ~tied[rows]
-    rows, first, second = rows[keep], first[keep], second[keep]
-    rows = np.concatenate([rows, touching[0]])
-    first = np.concatenate([first, touching[1]])
-    second = np.concatenate([second, touching[2]])
+    tied = flat & (slope * np.abs(pieces.vertices).max(axis=(1, 2)) <= slack)
+    snapped = np.where((np.abs(lead) <= slack[:, None]) & ~flat[:, None], 0.0, lead)
+    rows, first, second, along = _crossing_edges(pieces, snapped, inside, ~tied)
+    touching = _zero_edges(pieces, snapped, inside, ~flat)
+    rows, first, second = (
+        np.concatenate(pair) for pair in zip((rows, first, second), touching, strict=True)
+    )
+    along = np.concatenate([along, np.ones(touching[0].size, bool)])
     first, second, keep = _ahead_of(pieces, rows, first, second, i, others, slack)
-    rows, first, second = rows[keep], first[keep], second[keep]
+    rows, first, second, along = rows[keep], first[keep], second[keep], along[keep]
     # The side of i is to the left.
     gradient = difference[rows, :2]
     step = second - first
@@ -209,30 +207,40 @@ def _pair_segments(
     first, second = np.where(turn[:, None], second, first), np.where(turn[:, None], first, second)
     ahead = np.ones(tied.size, bool)
     for other in others:
-        ahead &= np.where(inside, value[:, :, i] - value[:, :, other], np.inf).min(axis=1) >= -slack
+        least = np.where(inside, value[:, :, i] - value[:, :, other], np.inf).min(axis=1)
+        ahead &= least >= -slack
     ties = np.flatnonzero(tied & ahead)
-    keep = _unique(first, second) & ~_on_outlines(first, second, pieces, ties)
+    # What runs along edges is found from both sides, and on the outlines of ties.
+    keep = ~along
+    edges = np.flatnonzero(along)
+    new = _unique(first[edges], second[edges])
+    new &= ~_on_outlines(first[edges], second[edges], pieces, ties)
+    keep[edges[new]] = True
     return first[keep], second[keep], ties
 
 
 def _crossing_edges(
-    pieces: Pieces, lead: np.ndarray, inside: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Polygons where an affine function changes sign, and the ends of its zeros there."""
+    pieces: Pieces, lead: np.ndarray, inside: np.ndarray, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Polygons where an affine function changes sign, and the ends of its zeros there.
+
+    Lastly, whether both ends are corners: then the zeros may run along an edge.
+    """
     # Zero counts as positive: then a convex polygon has no or two changes.
     following = _polygons.following(pieces.sizes, inside.shape[1])
     next_lead = np.take_along_axis(lead, following, axis=1)
     change = inside & ((lead >= 0.0) != (next_lead >= 0.0))
-    rows = np.flatnonzero(change.sum(axis=1) == 2)
+    rows = np.flatnonzero(candidates & (change.sum(axis=1) == 2))
     edges = np.nonzero(change[rows])[1].reshape(-1, 2)
-    ends = []
+    ends, corners = [], np.ones(rows.size, bool)
     for side in range(2):
         here, there = edges[:, side], following[rows, edges[:, side]]
         a, b = lead[rows, here], lead[rows, there]
+        corners &= (a == 0.0) | (b == 0.0)
         corner, next_corner = pieces.vertices[rows, here], pieces.vertices[rows, there]
         ends.append(corner + (a / (a - b))[:, None] * (next_corner - corner))
     moved = np.any(ends[0] != ends[1], axis=1)
-    return rows[moved], ends[0][moved], ends[1][moved]
+    return rows[moved], ends[0][moved], ends[1][moved], corners[moved]
 
 
 def _zero_edges(
@@ -253,7 +261,7 @@ def _ahead_of(
     second: np.ndarray,
     i: int,
     others: list[int],
-    slack: float,
+    slack: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shorten segments to where score i is at least the others'; say which ones remain."""
     low, high = np.zeros(rows.size), np.ones(rows.size)
@@ -265,20 +273,25 @@ def _ahead_of(
         at = np.where(change, a, 0.0) / np.where(change, a - b, 1.0)
         low = np.where(change & (a < 0.0), np.maximum(low, at), low)
         high = np.where(change & (b < 0.0), np.minimum(high, at), high)
-        behind = (np.maximum(a, b) < 0.0) & (np.minimum(a, b) < -slack)
+        behind = (np.maximum(a, b) < 0.0) & (np.minimum(a, b) < -slack[rows])
         high = np.where(behind, -1.0, high)
     step = second - first
     return first + low[:, None] * step, first + high[:, None] * step, low < high
 
 
 def _unique(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Whether a segment is the first of its kind: those along an edge are found from both sides."""
-    scale = max(1.0, float(np.abs(first).max(initial=0.0)))
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    middle, extent = (first + second) / 2.0, high - low
-    keys = np.round(np.concatenate([middle, extent], axis=1) / (1e-10 * scale))
+    """Whether a segment is the first of its kind, up to rounding."""
+    ends = np.concatenate([first, second], axis=1)
+    grid = np.exp2(np.frexp(np.abs(ends).max(axis=1, keepdims=True))[1] - 36.0)
+    step = second - first
+    # By the corners of its bounding box and which diagonal it is.
+    corners = np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1)
+    product = step[:, :1] * step[:, 1:]
+    diagonal = np.where(np.abs(step).min(axis=1, keepdims=True) > 4.0 * grid, np.sign(product), 0.0)
+    keys = np.concatenate([np.round(corners / grid), diagonal, grid], axis=1)
     keep = np.zeros(first.shape[0], bool)
-    keep[np.unique(keys, axis=0, return_index=True)[1]] = True
+    if keep.size:
+        keep[np.unique(keys, axis=0, return_index=True)[1]] = True
     return keep
 
 

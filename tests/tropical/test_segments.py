@@ -110,6 +110,35 @@ def test_one_segment_for_each_crossed_cell_of_a_linear_program(seed):
     assert not found.bias_free
 
 
+def test_a_large_box_costs_no_accuracy():
+    layers = random_network(0, (2, 9, 4))
+    near = extract(layers)
+    far = extract(layers, box=[[-1e6, -1e6], [1e6, 1e6]])
+    inside = np.all((far.start > BOX[0]) & (far.start < BOX[1]), axis=1)
+    assert inside.sum() > 10
+    scores = np.take_along_axis(forward(layers, far.start[inside]), far.classes[inside], axis=1)
+    np.testing.assert_allclose(scores[:, 0], scores[:, 1], rtol=0, atol=1e-9)
+    within = np.all((near.start > BOX[0]) & (near.start < BOX[1]), axis=1)
+    assert inside.sum() == within.sum()
+
+
+def test_crossing_edges_on_one_bounding_box_are_two():
+    """|x + y| against |x - y|: the axes, found along no unit; against 0, both diagonals."""
+    w1 = np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
+    rows = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    box = [[-1.0, -1.0], [1.0, 1.0]]
+    axes = tropical.boundary_segments(w1, None, rows, None, classes=None, box=box)
+    assert axes.length == pytest.approx(4.0)
+    product = np.array([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]])
+    np.testing.assert_allclose(
+        np.abs(tropical.boundary_segments(w1, None, product, None, classes=None, box=box).start),
+        np.abs(axes.start),
+    )
+    sides = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    diagonal = tropical.boundary_segments(w1, None, sides, None, classes=None, box=box)
+    assert diagonal.length == pytest.approx(2.0 * np.sqrt(2.0))
+
+
 def test_some_classes_only():
     layers = random_network(2, (2, 9, 4))
     found = extract(layers, classes=(3, 1))
