@@ -340,6 +340,7 @@ def _attack_one(
     perturbed = jnp.clip(x + change, settings.bounds[0], settings.bounds[1])
     values, _ = margins(w1 @ perturbed + b1)
     success = found & (jnp.max(values) > 0)
+    perturbed = jnp.where(success, perturbed, x)
     moved = perturbed - x
     distance = jnp.where(success, jnp.sqrt(jnp.sum(moved**2)), jnp.inf)
     link_shift = w1 @ moved
