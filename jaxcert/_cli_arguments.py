@@ -54,6 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
     certify.add_argument(
         "--selection-samples", type=int, default=100, help="samples that choose the class (100)"
     )
+    certify.add_argument(
+        "--adaptive", type=float, metavar="TOLERANCE",
+        help="choose the sample size of each image, up to --num-samples, so that about this share "
+        "of its radius is lost, such as 0.05",
+    )  # fmt: skip
     certify.add_argument("--output", required=True, help="run folder")
     _add_quiet(certify)
     several = certify.add_argument_group("several processes or hosts, one command each")
@@ -67,6 +72,14 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_model(predict)
     _add_sampling(predict, num_samples=1000)
+
+    decide = _command(
+        commands, "decide", "decide whether a radius is certified, with few samples",
+        "jaxcert decide --model runs/lenet --dataset mnist --sigma 0.5 --radius 0.5 --count 200",
+    )  # fmt: skip
+    _add_model(decide)
+    _add_sampling(decide, num_samples=100_000)
+    decide.add_argument("--radius", type=float, required=True, help="in the norm of the noise")
 
     summary = _command(
         commands, "report", "print certified accuracy and average radius, draw curves",

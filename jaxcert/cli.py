@@ -1,4 +1,4 @@
-"""The `jaxcert` command: train, certify, predict, report and recheck from a shell."""
+"""The `jaxcert` command: train, certify, predict, decide, report, recheck from a shell."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def _certify(options: argparse.Namespace) -> int:
         num_samples=options.num_samples,
         selection_samples=options.selection_samples,
         alpha=options.alpha,
+        tolerance=options.adaptive,
         chunk_size=options.chunk_size,
         progress=not options.quiet,
         disconnect=True,
@@ -126,7 +127,16 @@ def _certify(options: argparse.Namespace) -> int:
         _note_progress(options.output, log)
     else:
         print(report.format_table([report.summarize(log)]))
+    if options.adaptive is not None and log.rows:
+        _note_samples(log, options.num_samples)
     return OK
+
+
+def _note_samples(log: report.Log, most: int) -> None:
+    """Say what adaptive sample sizes spent, selection and pilot included."""
+    spent = sum((row.samples or 0) + sum((row.selection or {}).values()) for row in log.rows)
+    mean = spent / len(log.rows)
+    print(f"{mean:,.0f} samples an image, {mean / most:.3f} of {most:,}", file=sys.stderr)
 
 
 def _join_processes(options: argparse.Namespace) -> None:
@@ -184,6 +194,45 @@ def _predict(options: argparse.Namespace) -> int:
     abstained = int(np.sum(prediction.label == smoothing.ABSTAIN))
     print(
         f"{int(right.sum())} of {dataset.num_images} right, {abstained} abstained",
+        file=sys.stderr,
+    )
+    return OK
+
+
+def _decide(options: argparse.Namespace) -> int:
+    noise = _noise(options)
+    dataset, classify = _dataset(options), _classifier(options)
+    decision = smoothing.decide_radius(
+        jax.random.key(options.seed),
+        classify,
+        dataset.images,
+        noise=noise,
+        radius=options.radius,
+        num_classes=dataset.num_classes,
+        alpha=options.alpha,
+        max_samples=options.num_samples,
+        ids=dataset.ids,
+        chunk_size=options.chunk_size,
+    )
+    # Without a column of radii, so that no reader takes these rows for those of a certification
+    # log: sampling stopped because of the votes, and no radius follows from them.
+    print("idx\tlabel\tpredict\tverdict\tcorrect\tsamples")
+    right = decision.label == dataset.labels
+    spent = decision.num_samples + decision.selection_counts.sum(axis=1)
+    for place in range(dataset.num_images):
+        print(
+            dataset.ids[place],
+            dataset.labels[place],
+            decision.label[place],
+            smoothing.Verdict(decision.verdict[place]).name.lower(),
+            int(right[place]),
+            spent[place],
+            sep="\t",
+        )
+    print(
+        f"{int(right.sum())} of {dataset.num_images} right and certified at radius "
+        f"{options.radius}, {int(np.sum(decision.verdict == 0))} undecided, "
+        f"{spent.mean():,.0f} samples an image",
         file=sys.stderr,
     )
     return OK
@@ -295,6 +344,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "certify": _certify,
     "predict": _predict,
+    "decide": _decide,
     "report": _report,
     "recheck": _recheck,
 }

@@ -29,6 +29,7 @@ _FIELDS: dict[str, dict[str, tuple[tuple[type, ...], str]]] = {
         "num_samples": ((int,), "an integer"),
         "selection_samples": ((int,), "an integer"),
         "alpha": ((int, float), "a number"),
+        "tolerance": ((int, float), "a number"),
     },
     "data": {
         "images": ((str,), "text"),

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,8 @@ def recheck(
 
     A row is flagged when it claims another radius than its counts give, predicts another class
     than its selection counts choose, has counts that do not sum to its samples, or contradicts
-    itself; so are images that appear twice, and rows that disagree with the run's manifest.
+    itself; so are images that appear twice, and rows that disagree with the run's manifest. In a
+    run with a tolerance the manifest implies the sample size of each row from its selection votes.
 
     A row of another tool carries no counts. With `noise`, `num_samples` and `alpha` given, its
     radius must still be one that some count gives,
@@ -124,7 +125,7 @@ def recheck(
     for row in log.rows:
         if row.counts is None:
             plain.append(row)
-        elif row.counts and row.selection and row.samples == sum(row.counts.values()):
+        elif row.selection and row.samples == sum(row.counts.values()):
             assert row.noise is not None
             assert row.alpha is not None
             groups[row.noise, row.alpha].append(row)
@@ -208,17 +209,58 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
                     (row, field, f"has class {label}, but the manifest says {num_classes} classes")
                 )
         said = {
-            "samples": (settings.get("num_samples"), row.samples),
             "alpha": (settings.get("alpha"), row.alpha),
             "noise": (None if row.noise in noises else planned, row.noise),
-            "selection": (
+        }
+        if "tolerance" not in settings:
+            said["samples"] = (settings.get("num_samples"), row.samples)
+            said["selection"] = (
                 settings.get("selection_samples"),
                 sum(row.selection.values()) if row.selection is not None else None,
-            ),
-        }
+            )
         for field, (wanted, got) in said.items():
             if wanted is not None and wanted != got:
                 found.append((row, field, f"the manifest says {wanted}, the row {got}"))
+    if "tolerance" in settings:
+        try:
+            found += _against_plan(log.rows, settings)
+        except (KeyError, ValueError) as error:
+            path = os.path.join(folder, MANIFEST_NAME)
+            raise ManifestError(
+                f"{path}: no sample size follows from its settings: {error}"
+            ) from None
+    return found
+
+
+def _against_plan(
+    rows: Sequence[Row], settings: Mapping[str, Any]
+) -> list[tuple[Row | None, str, str]]:
+    """Flag sample sizes that are not those which the selection votes alone call for.
+
+    A size that followed from the estimation votes would void the bound on these.
+    """
+    fewest = settings.get("selection_samples", 1)
+    found: list[tuple[Row | None, str, str]] = []
+    for row in rows:
+        selection = row.selection or {}
+        votes = sum(selection.values())
+        if votes < fewest:
+            found.append(
+                (row, "selection", f"the manifest says at least {fewest}, the row {votes}")
+            )
+        if not selection or row.noise is None or row.alpha is None:
+            continue
+        (planned,) = smoothing.planned_samples(
+            _dense(selection, 1 + max(selection))[None],
+            noise=parse_noise(row.noise),
+            tolerance=settings["tolerance"],
+            max_samples=settings["num_samples"],
+            alpha=row.alpha,
+        ).tolist()
+        if row.samples != planned:
+            found.append(
+                (row, "samples", f"the selection votes call for {planned}, the row {row.samples}")
+            )
     return found
 
 
@@ -237,7 +279,7 @@ def _rederive(
     rows: Sequence[Row], noise: smoothing.Noise, alpha: float
 ) -> list[tuple[Row | None, str, str]]:
     votes = [(row.selection or {}, row.counts or {}) for row in rows]
-    num_classes = 1 + max(max(*selection, *counts) for selection, counts in votes)
+    num_classes = 1 + max(max([*selection, *counts]) for selection, counts in votes)
     # Rows go in blocks: dense counts of a long run over 1000 classes would not fit in memory.
     block = max(1, 4_000_000 // num_classes)
     found: list[tuple[Row | None, str, str]] = []

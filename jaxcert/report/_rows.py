@@ -47,7 +47,7 @@ class Row:
         time: Seconds spent on the image, NaN when the log does not say.
         counts: Votes of the estimation samples, class to count, zeros left out; None in logs
             of tools that do not record them. The same holds for the next four.
-        samples: Number of estimation samples.
+        samples: Number of estimation samples; 0 where an adaptive run saw no use for any.
         alpha: One-sided failure probability that the radius spends.
         noise: Noise as text, such as `gaussian(0.25)`.
         selection: Votes of the selection samples, class to count, zeros left out.
@@ -207,7 +207,7 @@ def parse_row(text: str, *, path: str, line: int) -> Row:
         correct=read("correct", _bit, "0 or 1"),
         time=read("time", _non_negative, "seconds >= 0"),
         counts=read("counts", parse_counts, "class:count pairs"),
-        samples=read("samples", _positive, "an integer >= 1"),
+        samples=read("samples", _natural, "an integer >= 0"),
         alpha=read("alpha", _probability, "a number in (0, 1)"),
         noise=read("noise", _noise_text, "a noise such as gaussian(0.25)"),
         selection=read("selection", parse_counts, "class:count pairs"),
@@ -230,13 +230,6 @@ def _natural(text: str) -> int:
     if not _is_digits(text):
         raise ValueError(text)
     return int(text)
-
-
-def _positive(text: str) -> int:
-    value = _natural(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
 
 
 def _bit(text: str) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 import os
 import pathlib
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from jaxcert import _checks, smoothing
@@ -25,6 +22,7 @@ from jaxcert._classifier import Classifier
 from jaxcert.data import Dataset
 from jaxcert.data import fingerprint as data_fingerprint
 
+from ._launch import Launcher
 from ._manifest import ManifestError, compact_indices, environment, open_manifest
 from ._reader import Log, log_files, log_name, read_log
 from ._recheck import recheck
@@ -34,6 +32,8 @@ from ._run_log import RunLog
 # Enough samples in a launch to hide its overhead, few enough that a kill costs little.
 _SAMPLES_A_LAUNCH = 100_000
 _IMAGES_A_LAUNCH = 64
+# Of the samples that an image may have, it takes a part where it is given what it deserves.
+_ADAPTIVE_FACTOR = 8
 
 
 def certify_run(
@@ -46,6 +46,7 @@ def certify_run(
     num_samples: int = 100_000,
     selection_samples: int = 100,
     alpha: float = 0.001,
+    tolerance: float | None = None,
     model_fingerprint: str | None = None,
     images_per_launch: int | None = None,
     chunk_size: int | None = None,
@@ -77,13 +78,15 @@ def certify_run(
             certify a part, pass `dataset.take(...)`.
         folder: The run folder, made when it does not exist.
         noise: Noise in pixel units; its scale is a scalar or one value an image.
-        num_samples: Estimation samples for each image.
-        selection_samples: Selection samples for each image.
+        num_samples: Estimation samples for each image; with `tolerance`, the most for each.
+        selection_samples: Selection samples for each image; with `tolerance`, the fewest.
         alpha: One-sided failure probability of each image's radius.
+        tolerance: Choose the sample size of each image by itself, with this relative loss of
+            radius in mind, as `smoothing.certify_adaptive` does; the log says what each spent.
         model_fingerprint: What identifies the classifier's weights; by default
             `models.fingerprint(classify)`, which needs a `jax.tree_util.Partial`.
         images_per_launch: Images whose samples share a launch and that are logged together. By
-            default as many as make 100,000 samples, at most 64.
+            default as many as make 100,000 samples, 800,000 with `tolerance`, at most 64.
         chunk_size: Noisy inputs classified at once, as in `smoothing.certify`.
         mesh: Devices to share the work, as in `smoothing.certify`; of this process alone.
         progress: Whether to show a progress bar on standard error.
@@ -129,13 +132,16 @@ def certify_run(
     alpha = _checks.probability("alpha", alpha)
     _check_settings(noise, num_samples, alpha)
     selection_samples = _checks.positive_integer("selection_samples", selection_samples)
+    if tolerance is not None:
+        tolerance = _checks.probability("tolerance", tolerance)
     if chunk_size is not None:
         chunk_size = _checks.positive_integer("chunk_size", chunk_size)
     _check_ids(dataset)
     if mesh is not None and mesh.is_multi_process:
         raise ValueError("mesh must hold devices of this process alone; images are shared by ids")
     if images_per_launch is None:
-        images_per_launch = max(1, min(_IMAGES_A_LAUNCH, _SAMPLES_A_LAUNCH // num_samples))
+        wanted = _SAMPLES_A_LAUNCH * (1 if tolerance is None else _ADAPTIVE_FACTOR)
+        images_per_launch = max(1, min(_IMAGES_A_LAUNCH, wanted // num_samples))
     images_per_launch = _checks.positive_integer("images_per_launch", images_per_launch)
     _checks.one_value_per_input("noise.scale", noise.scale, dataset.num_images)
     if model_fingerprint is None:
@@ -153,6 +159,8 @@ def certify_run(
             "num_samples": num_samples,
             "selection_samples": selection_samples,
             "alpha": alpha,
+            # Not there when the sample size is fixed, as in folders of before there was a choice.
+            **({} if tolerance is None else {"tolerance": tolerance}),
         },
         "key": {
             "kind": str(jax.random.key_impl(_checks.typed_key("key", key))),
@@ -189,9 +197,10 @@ def certify_run(
         if disconnect and num_processes > 1:
             jax.distributed.shutdown()
         _check_rows(Log(str(folder), (*log.rows, *earlier)), dataset)
-        launcher = _Launcher(
-            key, classify, dataset, noise, num_samples, selection_samples, alpha, chunk_size, mesh
-        )
+        launcher = Launcher(
+            key, classify, dataset, noise, num_samples, selection_samples, alpha, tolerance,
+            chunk_size, mesh,
+        )  # fmt: skip
         size = min(images_per_launch, dataset.num_images)
         groups = [
             np.arange(start, min(start + size, dataset.num_images))
@@ -229,76 +238,10 @@ def _agree(
     return changed
 
 
-class _Launcher:
-    """Certifies groups of images, always in launches of one shape."""
-
-    def __init__(
-        self,
-        key: jax.Array,
-        classify: Classifier,
-        dataset: Dataset,
-        noise: smoothing.Noise,
-        num_samples: int,
-        selection_samples: int,
-        alpha: float,
-        chunk_size: int | None,
-        mesh: jax.sharding.Mesh | None,
-    ) -> None:
-        self._key, self._classify, self._dataset = key, classify, dataset
-        self._noise, self._num_samples, self._alpha = noise, num_samples, alpha
-        self._selection_samples, self._chunk_size, self._mesh = selection_samples, chunk_size, mesh
-
-    def rows(self, places: np.ndarray, size: int) -> list[Row]:
-        """Certify the images at these places of the data set, padded to `size` images."""
-        started = time.perf_counter()
-        # The last group is filled up with its last image, so that nothing compiles twice.
-        padded = np.concatenate([places, np.repeat(places[-1:], size - places.size)])
-        certificate = smoothing.certify(
-            self._key,
-            self._classify,
-            self._dataset.images[padded],
-            noise=self._noise_of(padded),
-            num_classes=self._dataset.num_classes,
-            num_samples=self._num_samples,
-            selection_samples=self._selection_samples,
-            alpha=self._alpha,
-            ids=self._dataset.ids[padded],
-            chunk_size=self._chunk_size,
-            mesh=self._mesh,
-        )
-        seconds = (time.perf_counter() - started) / places.size
-        rows = []
-        for position, place in enumerate(places):
-            label = int(self._dataset.labels[place])
-            predict = int(certificate.label[position])
-            rows.append(
-                Row(
-                    index=int(self._dataset.ids[place]),
-                    label=label,
-                    predict=predict,
-                    radius=float(certificate.radius[position]),
-                    correct=predict == label,
-                    time=seconds,
-                    counts=_sparse(certificate.counts[position]),
-                    samples=self._num_samples,
-                    alpha=self._alpha,
-                    noise=str(self._noise_of(place)),
-                    selection=_sparse(certificate.selection_counts[position]),
-                )
-            )
-        return rows
-
-    def _noise_of(self, places: ArrayLike) -> smoothing.Noise:
-        scale = self._noise.scale
-        if np.ndim(scale) == 0:
-            return self._noise
-        return dataclasses.replace(self._noise, scale=scale[np.asarray(places)])
-
-
 def _append_missing(
     log: RunLog,
     dataset: Dataset,
-    launcher: _Launcher,
+    launcher: Launcher,
     groups: Sequence[np.ndarray],
     size: int,
     earlier: Sequence[Row],
@@ -379,7 +322,3 @@ def _make_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
     except FileExistsError:
         raise ValueError(f"folder must be a directory, got the file {path}") from None
     return path
-
-
-def _sparse(counts: np.ndarray) -> dict[int, int]:
-    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}

@@ -7,6 +7,7 @@ can be kept and certified again at another failure probability.
 
 from ._adaptive import AdaptiveCertificate as AdaptiveCertificate
 from ._adaptive import certify_adaptive as certify_adaptive
+from ._adaptive import planned_samples as planned_samples
 from ._binomial import clopper_pearson_lower as clopper_pearson_lower
 from ._binomial import clopper_pearson_upper as clopper_pearson_upper
 from ._certificate import ABSTAIN as ABSTAIN

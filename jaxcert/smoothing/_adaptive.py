@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert._classifier import Classifier
 from jaxcert.smoothing import _planning
-from jaxcert.smoothing._certificate import certificate_from_counts
+from jaxcert.smoothing._certificate import _count_matrix, certificate_from_counts
 from jaxcert.smoothing._certify import _ESTIMATION, _SELECTION
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._packed import PackedCounter
@@ -169,6 +170,64 @@ def certify_adaptive(
         wanted = np.maximum(drawn, np.minimum(pilot, 2 * drawn))
     counts = votes(jax.random.fold_in(key, _ESTIMATION), np.zeros_like(num_samples), num_samples)
     return _certificate(selection_counts, counts, noise, alpha)
+
+
+def planned_samples(
+    selection_counts: ArrayLike,
+    *,
+    noise: Noise,
+    tolerance: float,
+    max_samples: int,
+    alpha: float,
+    relative_to: str = "infinite_samples",
+) -> np.ndarray:
+    r"""Say how many estimation samples `certify_adaptive` takes after such selection votes.
+
+    .. math::
+        N_j = \min \{ n : \mathrm{E} R_n \ge (1 - t) \mathrm{E} R_{ref} - 0.02 t R_{max} \}
+
+    with `allocation="each"`. That this depends on the selection votes alone is what keeps the bound
+    on the estimation samples valid; a log can be checked for it.
+
+    Args:
+      selection_counts: integer `[b, classes]`, votes of all selection samples, the pilot included.
+      noise: the noise, with a scalar scale or one value an input `[b]`.
+      tolerance: relative loss of radius that is accepted, in (0, 1).
+      max_samples: the most estimation samples of an input.
+      alpha: failure probability for each input, in (0, 1).
+      relative_to: `"infinite_samples"` or `"max_samples"`.
+
+    Returns:
+      int64 `[b]`, in [0, max_samples].
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if an argument has a wrong value or shape.
+
+    Example:
+      >>> from jaxcert import smoothing
+      >>> smoothing.planned_samples(
+      ...     [[100, 0], [90, 10]], noise=smoothing.gaussian(0.5), tolerance=0.05,
+      ...     max_samples=100_000, alpha=0.001,
+      ... )
+      array([100000,   6684])
+    """
+    tolerance = _checks.probability("tolerance", tolerance)
+    alpha = _checks.probability("alpha", alpha)
+    max_samples = _checks.positive_integer("max_samples", max_samples)
+    if relative_to not in _REFERENCES:
+        raise ValueError(
+            f"relative_to must be one of {', '.join(_REFERENCES)}, got {relative_to!r}"
+        )
+    votes = _count_matrix("selection_counts", selection_counts)
+    scale = jnp.asarray(noise.scale)
+    _checks.one_value_per_input("noise.scale", scale, votes.shape[0])
+    planner = _Planner(
+        _planning.forecast(noise.family, max_samples, alpha),
+        np.broadcast_to(np.asarray(scale, np.float64), votes.shape[:1]),
+        tolerance, relative_to, "each",
+    )  # fmt: skip
+    return planner(votes)[0]
 
 
 class _Planner:

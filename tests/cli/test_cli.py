@@ -225,6 +225,43 @@ def test_report_says_how_far_a_run_is(certify, tmp_path, capsys):
     )
 
 
+def test_adaptive_run_says_what_it_spent_and_is_rechecked(certify, tmp_path, capsys):
+    arguments = ("--adaptive", "0.1", "--num-samples", "3000")
+    assert certify(*arguments) == 0
+    log = report.read_log(tmp_path / "run")
+    spent = np.mean([row.samples + sum(row.selection.values()) for row in log.rows])
+    assert f"{spent:,.0f} samples an image, {spent / 3000:.3f} of 3,000" in capsys.readouterr().err
+    assert len({row.samples for row in log.rows}) > 1
+    assert main(["recheck", str(tmp_path / "run")]) == 0
+    assert certify() == 2
+    assert "settings.tolerance: the folder has 0.1, this run has nothing" in capsys.readouterr().err
+
+
+def test_decide_prints_verdicts_that_no_log_reader_takes_for_radii(
+    model_dir, data_dir, tmp_path, capsys
+):
+    command = ["--model", str(model_dir), "--data-dir", str(data_dir), "--sigma", "0.25"]
+    count = ["--count", "6", "--num-samples", "2000"]
+    assert main(["decide", *command, *count, "--radius", "0.1"]) == 0
+    output = capsys.readouterr()
+    header, *rows = [line.split("\t") for line in output.out.splitlines()]
+    assert header == ["idx", "label", "predict", "verdict", "correct", "samples"]
+    assert {row[3] for row in rows} >= {"certified", "refuted"}
+    for _, label, predict, verdict, correct, samples in rows:
+        assert (predict == "-1") == (verdict != "certified")
+        assert (correct == "1") == (predict == label)
+        assert 100 < int(samples) <= 2100
+    right = sum(row[4] == "1" for row in rows)
+    assert output.err.startswith(f"{right} of 6 right and certified at radius 0.1, ")
+    path = tmp_path / "verdicts.tsv"
+    path.write_text(output.out)
+    assert "field radius: expected a number, got " in fails(capsys, "report", str(path))
+    assert main(["recheck", str(path)]) == 1
+    assert "field radius: expected a number, got " in capsys.readouterr().out
+    message = fails(capsys, "decide", *command, *count, "--radius", "5")
+    assert "radius must be one that max_samples=2000 votes can certify" in message
+
+
 def test_report_of_a_published_log_in_markdown(tmp_path, capsys):
     path = tmp_path / "published.tsv"
     path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.378\t1\t15.4\n")
@@ -250,7 +287,9 @@ def test_wrong_usage_exits_with_two(arguments):
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("command", [[], *[[c] for c in ("train", "certify", "report", "recheck")]])
+@pytest.mark.parametrize(
+    "command", [[], *[[c] for c in ("train", "certify", "predict", "decide", "report", "recheck")]]
+)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

@@ -66,7 +66,7 @@ def test_the_good_row_of_the_next_test_is_good():
         (4, "correct", "True"),
         (5, "time", "0:00:01"),
         (6, "counts", "3:10;7:190"),
-        (7, "samples", "0"),
+        (7, "samples", "-1"),
         (8, "alpha", "0"),
         (8, "alpha", "1.0"),
         (9, "noise", "gaussian(-1)"),
