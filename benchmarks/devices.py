@@ -1,4 +1,7 @@
-"""Throughput against the number of devices. Importing this module registers the case."""
+"""Throughput against the number of devices. Importing this module registers the case.
+
+JAX_NUM_CPU_DEVICES=8 python -m benchmarks --case devices
+"""
 
 import functools
 from collections.abc import Callable
