@@ -11,6 +11,7 @@ from theory import (
     prediction,
     smoothing_radii,
     stopping,
+    tropical_boundary,
     tropical_pruning,
 )
 
@@ -20,6 +21,7 @@ CLAIMS = (
     *binomial_bounds.CLAIMS,
     *prediction.CLAIMS,
     *stopping.CLAIMS,
+    *tropical_boundary.CLAIMS,
     *tropical_pruning.CLAIMS,
 )
 

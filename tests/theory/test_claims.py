@@ -12,6 +12,7 @@ from theory import (
     prediction,
     smoothing_radii,
     stopping,
+    tropical_boundary,
     tropical_pruning,
 )
 
@@ -29,6 +30,7 @@ CLAIMS = [
     *binomial_bounds.CLAIMS,
     *prediction.CLAIMS,
     *shortened(stopping.CLAIMS, longest=150),
+    *tropical_boundary.CLAIMS,
     *tropical_pruning.CLAIMS,
 ]
 
