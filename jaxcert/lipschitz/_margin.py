@@ -64,9 +64,9 @@ def margin_radius(
         raise ValueError(f"scores must have shape [n, classes], got shape {values.shape}")
     classes = values.shape[1]
     factor = _FACTORS[norm_order("output_norm", output_norm)]
-    on_host = not isinstance(scores, jax.Array) and not isinstance(lipschitz, jax.Array)
+    on_host = not isinstance(scores, jax.Array) and _checks.is_concrete(lipschitz)
     xp = np if on_host else jnp
-    dtype = np.float64 if on_host else values.dtype
+    dtype = np.float64 if on_host else jnp.asarray(values).dtype
     constants = xp.asarray(lipschitz, dtype)
     if constants.shape not in ((), (classes, classes)):
         raise ValueError(
@@ -76,6 +76,8 @@ def margin_radius(
     if _checks.is_concrete(constants) and not np.all(np.asarray(constants) >= 0.0):
         raise ValueError(f"lipschitz must be at least 0 and no NaN, got {lipschitz}")
     values = xp.asarray(values, dtype)
+    is_finite = xp.all(xp.isfinite(values), axis=1)
+    values = xp.where(is_finite[:, None], values, xp.zeros_like(values))
     budget = 1.0 - gamma(8, dtype)
     if classes == 1:
         if constants.shape:
@@ -88,7 +90,7 @@ def margin_radius(
         gaps = _quotient(top - values, xp.broadcast_to(constants, values.shape), xp)
         is_label = xp.arange(classes)[None, :] == label[:, None]
         radii = xp.min(xp.where(is_label, xp.asarray(np.inf, dtype), gaps), axis=1) * budget
-    return xp.where(xp.all(xp.isfinite(values), axis=1), radii, xp.zeros_like(radii))
+    return xp.where(is_finite, radii, xp.zeros_like(radii))
 
 
 def _quotient(margin: Any, constant: Any, xp: Any) -> Any:

@@ -153,6 +153,12 @@ def _checked(weights: Any) -> list[jax.Array]:
             raise ValueError(f"{name} must have shape [out, in], got shape {value.shape}")
         if jnp.finfo(value.dtype).bits < 32:
             raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+        if not isinstance(value, jax.Array):
+            # Rounding weights to another dtype would bound another network.
+            array = jnp.asarray(value)
+            if array.dtype != value.dtype:
+                raise TypeError(f"{name} must be float32 where 64 bits are off, got {value.dtype}")
+            value = array
         if matrices and value.dtype != matrices[0].dtype:
             raise TypeError(f"{name} must be {matrices[0].dtype} like the first, got {value.dtype}")
         if matrices and value.shape[1] != matrices[-1].shape[0]:
@@ -162,7 +168,7 @@ def _checked(weights: Any) -> list[jax.Array]:
             )
         if _checks.is_concrete(value):
             finite(name, value)
-        matrices.append(jnp.asarray(value))
+        matrices.append(value)
     return matrices
 
 
