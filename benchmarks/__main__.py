@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from benchmarks import (
+    batching,
     cases,
     devices,
     environment,
@@ -89,6 +90,7 @@ def _headline(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     # These modules register the cases when they are imported.
+    assert batching
     assert cases
     assert devices
     assert tropical
