@@ -89,7 +89,7 @@ def test_a_problem_runs_in_the_precision_of_its_caller():
 
 
 def test_constants_of_diabetes():
-    """Embedded in scikit-learn; the constants by singular values, another road than the library's."""
+    """Embedded in scikit-learn; the constants by singular values, not by eigenvalues."""
     features, targets = datasets.load_diabetes(return_X_y=True)
     rows = batching.unit_rows(features)
     problem = batching.ridge(rows, targets / 100, penalty=1 / len(rows))
