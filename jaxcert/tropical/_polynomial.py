@@ -119,7 +119,7 @@ def monomial_values(polynomial: TropicalPolynomial, points: ArrayLike) -> jax.Ar
     coefficients, exponents = arrays(polynomial)
     points = _zonotope.direction_array("points", points, exponents.shape[1])
     products = jnp.einsum("...n,kn->...k", points, exponents, precision=jax.lax.Precision.HIGHEST)
-    return coefficients + products
+    return jnp.broadcast_to(coefficients, products.shape) + products
 
 
 def monomial_gap(polynomial: TropicalPolynomial, points: ArrayLike) -> jax.Array:
@@ -153,7 +153,9 @@ def monomial_gap(polynomial: TropicalPolynomial, points: ArrayLike) -> jax.Array
     values = monomial_values(polynomial, points)
     _, exponents = arrays(polynomial)
     best = jnp.argmax(values, axis=-1)
-    same = jnp.all(exponents[best][..., None, :] == exponents, axis=-1)
+    largest = exponents[best][..., None, :]
+    shape = (*values.shape, exponents.shape[1])
+    same = jnp.all(largest == jnp.broadcast_to(exponents, shape), axis=-1)
     others = jnp.max(jnp.where(same, -jnp.inf, values), axis=-1, initial=-jnp.inf)
     return jnp.max(values, axis=-1) - others
 
@@ -243,7 +245,7 @@ def polynomial_product(
     """
     (c, a), (d, b) = _pair(polynomial, other)
     return TropicalPolynomial(
-        (c[:, None] + d).reshape(-1), (a[:, None, :] + b).reshape(-1, a.shape[1])
+        (c[:, None] + d[None]).reshape(-1), (a[:, None] + b[None]).reshape(-1, a.shape[1])
     )
 
 

@@ -133,6 +133,9 @@ def matmul(x: ArrayLike, y: ArrayLike) -> jax.Array:
         raise ValueError(
             f"x and y must have shapes [..., n, k] and [..., k, m], got {x.shape} and {y.shape}"
         )
+    batch = jnp.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    x = jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
+    y = jnp.broadcast_to(y, (*batch, *y.shape[-2:]))
     return jnp.max(x[..., :, :, None] + y[..., None, :, :], axis=-2, initial=-jnp.inf)
 
 

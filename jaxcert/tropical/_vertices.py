@@ -139,7 +139,7 @@ def _vertices_2d(base: jax.Array, generators: jax.Array) -> jax.Array:
     order = jnp.argsort(jnp.arctan2(fixed[:, 1], fixed[:, 0]))
     steps = jnp.cumsum(upwards[order], axis=0)
     first = jnp.concatenate([jnp.zeros((1, 2), base.dtype), steps[:-1]])
-    return lowest + jnp.concatenate([first, steps[-1] - first])
+    return lowest[None] + jnp.concatenate([first, steps[-1][None] - first])
 
 
 def host_arrays(zonotope: Zonotope) -> tuple[np.ndarray, np.ndarray]:

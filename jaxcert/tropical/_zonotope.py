@@ -118,7 +118,8 @@ def support_vertex(zonotope: Zonotope, directions: ArrayLike) -> jax.Array:
     base, generators = arrays(zonotope)
     directions = direction_array("directions", directions, base.shape[0])
     taken = (_dot(directions, generators) > 0).astype(base.dtype)
-    return base + _dot(taken, generators.T)
+    moved = _dot(taken, generators.T)
+    return jnp.broadcast_to(base, moved.shape) + moved
 
 
 def affine_image(

@@ -78,7 +78,9 @@ def test_gradient_of_the_support_function():
     # With respect to the zonotope: the direction itself for each generator that is taken.
     by_zonotope = jax.grad(lambda z: tropical.support(z, u[0]))(one)
     taken = (one.generators @ u[0] > 0)[:, None]
-    np.testing.assert_allclose(by_zonotope.generators, taken * u[0], atol=1e-12)
+    np.testing.assert_allclose(
+        by_zonotope.generators, np.asarray(taken) * np.asarray(u[0]), atol=1e-12
+    )
     np.testing.assert_allclose(by_zonotope.base, u[0], atol=1e-12)
 
 
