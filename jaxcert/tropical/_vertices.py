@@ -37,6 +37,10 @@ def vertices(zonotope: Zonotope, *, tolerance: float = 1e-10, max_bytes: int = 2
         \Big\{ b + \sum_{i : \langle u, g_i \rangle > 0} g_i :
         u \in \mathbb{R}^d, \; \langle u, g_i \rangle \ne 0 \text{ for } g_i \ne 0 \Big\}
 
+    `support_vertex(zonotope, vertices(zonotope).witness)` are the same points as a function of the
+    zonotope, under grad, vmap and jit; it stays valid as long as generators change by less than the
+    margins.
+
     In the plane by sorting angles, m log m. Above, generators in general position take one small
     linear system for each vertex and no search: there are 2 sum_{i<r} C(m-1, i) vertices, r being
     the rank, and as many different ones, each with a witness, are all. Zero and parallel generators

@@ -234,6 +234,28 @@ def test_vertices_2d_under_transformations():
     chex.assert_trees_all_close(jax.grad(area)(one), jax.grad(tropical.volume)(one), atol=1e-4)
 
 
+def test_witnesses_make_all_vertices_differentiable():
+    """Within the margins the vertices move with the generators and none comes or goes."""
+    zonotope = Zonotope(np.zeros(3), normal(0, 6, 3))
+    found = tropical.vertices(zonotope)
+    lengths = np.linalg.norm(zonotope.generators, axis=1, keepdims=True)
+    change = normal(1, 6, 3)
+    change *= 0.99 * found.margin.min() * lengths / np.linalg.norm(change, axis=1, keepdims=True)
+
+    def points(generators):
+        return tropical.support_vertex(Zonotope(zonotope.base, generators), found.witness)
+
+    with jax.enable_x64(True):
+        value, slope = jax.jvp(points, (zonotope.generators,), (change,))
+        moved = points(zonotope.generators + change)
+    np.testing.assert_allclose(value, found.points, atol=1e-12)
+    np.testing.assert_allclose(moved, value + slope, atol=1e-12)
+    again = tropical.vertices(Zonotope(zonotope.base, zonotope.generators + change)).points
+    assert len(again) == len(found.points)
+    distances = np.linalg.norm(again[:, None] - np.asarray(moved), axis=2)
+    assert distances.min(axis=1).max() < 1e-12
+
+
 @pytest.mark.parametrize("generators", [np.zeros((0, 2)), np.zeros((2, 2))])
 def test_vertices_2d_of_a_point(generators):
     points = tropical.vertices_2d(Zonotope([1.0, 2.0], generators))
