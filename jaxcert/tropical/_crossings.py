@@ -115,9 +115,9 @@ def _cross(
     first, last = weight @ start + bias, weight @ end + bias
 
     def evaluate(place: jax.Array, depth: int) -> jax.Array:
-        values = (1 - place)[:, None] * first + place[:, None] * last
+        values = jnp.outer(1 - place, first) + jnp.outer(place, last)
         for weight, bias in network[1 : depth + 1]:
-            values = jnp.maximum(values, 0) @ weight.T + bias
+            values = jnp.maximum(values, 0) @ weight.T + bias[None]
         return values
 
     place = jnp.array([0, 1], start.dtype)
@@ -212,11 +212,9 @@ def _envelope(place: jax.Array, value: jax.Array, max_crossings: int) -> Segment
     order = jnp.argsort(position, stable=True)[:max_crossings]
     position = jnp.pad(position[order], (0, padding), constant_values=jnp.inf)
     found = jnp.isfinite(position)
+    best = jnp.arange(num_classes)[None] == first[:, None]
     second_left, second_right = (
-        jnp.sort(jnp.where(jnp.arange(num_classes) == first[:, None], -jnp.inf, side), axis=1)[
-            :, -1
-        ]
-        for side in (left, right)
+        jnp.max(jnp.where(best, -jnp.inf, side), axis=1) for side in (left, right)
     )
     # Rounding may split a tie by a few units in the last place.
     slack = 32 * jnp.finfo(value.dtype).eps * jnp.max(jnp.abs(value))

@@ -90,10 +90,10 @@ def decision_zonotopes(
     second = second[chosen]
     base = jnp.zeros(first.shape[1:], jnp.result_type(first, second))
     if cancel:
-        weights = second - jnp.min(second, axis=0)
+        weights = second - jnp.min(second, axis=0, keepdims=True)
     else:
         positive, negative = jax.nn.relu(second), jax.nn.relu(-second)
-        weights = positive + jnp.sum(negative, axis=0) - negative
+        weights = positive + jnp.sum(negative, axis=0, keepdims=True) - negative
         # The scores are split into convex parts with max(z, 0) = max(z+, z-) - z-.
         slopes = jax.nn.relu(-first) if lifts is None else jax.nn.relu(-first[:, :-1])
         common = jnp.sum(jnp.abs(second), axis=0) @ slopes
