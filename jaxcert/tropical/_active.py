@@ -166,6 +166,11 @@ def _decide(heights: np.ndarray, positions: np.ndarray, tolerance: float) -> np.
         tied = np.flatnonzero(values >= np.max(values) - tolerance)
         slope = generator.normal(size=rank)
         best = int(tied[np.argmax(positions[tied] @ slope)])
+        if best in kept:
+            # The program's own rounding: without a proof that it is not needed, this one stays.
+            points[one] = point
+            remaining.pop()
+            continue
         trials = point + np.append(0.0, np.exp2(-np.arange(40.0)))[:, None] * slope
         points[best] = trials[np.argmax(_gaps(best, trials, heights, positions))]
         if best in remaining:
@@ -209,6 +214,7 @@ def _largest_gap(
         b_ub=heights[one] - heights[others],
         bounds=[(None, None)] * rank + [(None, 1.0)],
         method="highs",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )
     if found.status != 0:
         raise RuntimeError(f"a linear program for monomial {one} was not solved: {found.message}")

@@ -36,8 +36,9 @@ class SignCells(NamedTuple):
       signs: int8 `[cells, m]`, 1 or -1, and 0 exactly for generators that are zero.
       witness: float64 `[cells, d]`, a unit vector inside the cell, in the span of the generators.
       margin: float64 `[cells]`, the least :math:`s_j \langle w, g_j \rangle / \|g_j\|` over the
-        generators that are not zero: positive, so each cell is proved to be there. No change of the
-        generators by less than this, relative to their lengths, removes the cell.
+        generators that are not zero, merged ones counting as the one they are merged with:
+        positive, so each cell is proved to be there. No change of the generators by less than
+        this, relative to their lengths, removes the cell.
       rays: float64 `[rays, d]`, unit vectors in the span of the generators, each once.
       indices: int64 `[incidences]`, rows of `rays`, cell by cell.
       indptr: int64 `[cells + 1]`, where each cell's rays start.
@@ -68,8 +69,9 @@ def sign_cells(
     Args:
       generators: `[m, d]`, finite; zero, parallel and dependent ones are welcome, any number of
         them.
-      tolerance: a generator counts as zero, as parallel to another one, or as orthogonal to a ray
-        when it is within this sine of being so. Cells narrower than that may be missing.
+      tolerance: a generator counts as parallel to another one, or as orthogonal to a ray, when it
+        is within this sine of being so, and all of them as flat when they are within this of it.
+        Cells narrower than that may be missing.
       max_bytes: memory that the result and the work may take.
 
     Returns:

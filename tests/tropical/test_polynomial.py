@@ -212,3 +212,18 @@ def test_one_exponent_needs_one_monomial():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_program_that_claims_too_much_ends_and_keeps_the_function(monkeypatch):
+    """Broken on purpose: a gap that is not there never drops a monomial, nor runs for ever."""
+    largest_gap = _active._largest_gap
+
+    def claiming(one, others, heights, positions):
+        return 1e-3, largest_gap(one, others, heights, positions)[1]
+
+    f = polynomial(9, 15, 2)
+    empty = np.zeros((0, 3)), np.zeros((0, 3), np.int64)
+    monkeypatch.setattr(_active, "upper_hull", lambda *_: empty)
+    monkeypatch.setattr(_active, "_largest_gap", claiming)
+    pruned = tropical.prune_monomials(f)
+    np.testing.assert_allclose(by_hand(pruned, points(9, 500)), by_hand(f, points(9, 500)))
