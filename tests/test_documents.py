@@ -19,6 +19,7 @@ def blocks(name, language):
 
 # Pages whose cells are run.
 GUIDES = (
+    "batching",
     "quickstart",
     "tropical",
     "tropical_applications",
