@@ -14,7 +14,7 @@ from jaxcert.tropical._network import HostLayers
 
 # How far beyond a crossing a point is tried, relative to its distance, until rounding cannot hide
 # that another class has won there.
-_OVERSHOOTS = 10.0 ** np.arange(-16.0, -4.0)
+_OVERSHOOTS = 2.0 ** np.arange(-52.0, -16.0)
 # Rounds in which a cut is replaced by one that fits the point found so far.
 _CUTS = 3
 
@@ -88,7 +88,8 @@ def boundary_distance(
       Sound both ways, in real arithmetic on the float64 values of the arguments: `lower` rounds
       down, each half-space that proves it with its own rounding errors, and `upper` rounds up and
       has a witness whose scores differ by more than their rounding. `upper - lower` is at most
-      `tolerance * upper` unless a limit stopped the search, or two scores tie within rounding.
+      `tolerance * upper`, and what the rounding of the scores costs a witness, unless a limit
+      stopped the search or two scores tie within rounding at the input.
 
     Example:
       >>> import numpy as np
