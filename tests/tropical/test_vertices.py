@@ -172,6 +172,16 @@ def test_a_list_with_a_repetition_is_not_taken_for_complete(monkeypatch):
     check_vertices(found, zonotope)
 
 
+def test_inverses_with_and_without_small_pivots():
+    """The third matrix needs an exchange of rows, which the fast elimination does not make."""
+    matrices = normal(0, 50, 4, 4)
+    matrices[2, 0, 0] = 0.0
+    found = _generic_cells._inverse(np.moveaxis(matrices, 0, -1))
+    np.testing.assert_allclose(np.moveaxis(found, -1, 0), np.linalg.inv(matrices), rtol=1e-9)
+    matrices[7, 3] = matrices[7, 1]
+    assert not np.isfinite(_generic_cells._inverse(np.moveaxis(matrices, 0, -1))[:, :, 7]).any()
+
+
 def test_special_position_is_never_taken_for_general():
     for _, generators, _, _ in cases.KNOWN[1:6]:
         units = generators / np.linalg.norm(generators, axis=1, keepdims=True)
