@@ -24,7 +24,7 @@ class SignCells(NamedTuple):
     Cells come in opposite pairs: cell `i + cells / 2` is the negative of cell `i`, and so are the
     rays. Cell `i` has the rays `rays[indices[indptr[i] : indptr[i + 1]]]`; its closure is their
     non-negative hull plus the space orthogonal to all generators. A function that is linear on the
-    cell and constant along that space is therefore extremal, relative to the length of u, at them:
+    cell and constant along that space is therefore extremal, relative to the length of u, at them::
 
         values = function(cells.rays)[cells.indices]
         smallest = np.minimum.reduceat(values, cells.indptr[:-1])

@@ -1,4 +1,4 @@
-"""The cells of lines in general position, each once and without sorting, or the proof that fails.
+"""The cells of lines in general position, each once and without a search, or that this failed.
 
 One cell of an opposite pair lies where the first line is positive: there the arrangement is an
 affine one in R^(r - 1). Each of its cells that is bounded below in a first generic direction has
