@@ -24,6 +24,7 @@ GUIDES = (
     "tropical",
     "tropical_applications",
     "lipschitz_layers",
+    "local_bounds",
     "tropical_boundary",
 )
 
