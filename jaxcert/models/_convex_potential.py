@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxcert import _checks, lipschitz
+from jaxcert import _checks
 from jaxcert.models._initializers import he_normal
 from jaxcert.models._linear_maps import (
     check_odd,
@@ -17,6 +17,8 @@ from jaxcert.models._linear_maps import (
     matrix_norm_upper,
     multiply,
     potential_upper,
+    traced_kernel_norm_upper,
+    traced_norm_upper,
 )
 
 # Keeps the step finite where there are no weights; a larger divisor is sound.
@@ -68,7 +70,7 @@ class CPLLinear(nnx.Module):
 
     def step(self) -> jax.Array:
         """What the gradient is multiplied by, `2 / norm^2`."""
-        return convex_step(jnp.asarray(lipschitz.spectral_norm_upper(_not_zero(self.kernel[...]))))
+        return convex_step(traced_norm_upper(_not_zero(self.kernel[...])))
 
     def lipschitz_upper(self) -> float:
         """A proved bound, from the weights and the step as they were computed."""
@@ -115,11 +117,7 @@ class CPLConv(nnx.Module):
 
     def step(self, image_size: Sequence[int]) -> jax.Array:
         """What the gradient is multiplied by on images `(height, width)`, `2 / norm^2`."""
-        kernel = _not_zero(self.kernel[...])
-        shape = (*image_size, kernel.shape[2])
-        return convex_step(
-            jnp.asarray(lipschitz.conv_spectral_norm_upper(kernel, input_shape=shape))
-        )
+        return convex_step(traced_kernel_norm_upper(_not_zero(self.kernel[...]), image_size))
 
     def lipschitz_upper(self, image_size: Sequence[int]) -> float:
         """A proved bound on images `(height, width)`, from weights and step as computed."""

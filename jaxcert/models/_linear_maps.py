@@ -86,6 +86,22 @@ def complex_norm_upper(matrices: jax.Array) -> float:
     return float(np.max(lipschitz.spectral_norm_upper(blocks)))
 
 
+def traced_norm_upper(matrix: jax.Array) -> jax.Array:
+    """The differentiable bound on a spectral norm, also where the matrix is at hand.
+
+    Layers divide by it: eagerly, compiled and in what they prove the number is then the same.
+    """
+    return jax.jit(lambda values: lipschitz.spectral_norm_upper(values))(matrix)
+
+
+def traced_kernel_norm_upper(kernel: jax.Array, image_size: Sequence[int]) -> jax.Array:
+    """The same for `convolve` on images `(height, width)`."""
+    shape = (*image_size, kernel.shape[2])
+    return jax.jit(lambda values: lipschitz.conv_spectral_norm_upper(values, input_shape=shape))(
+        kernel
+    )
+
+
 def matrix_norm_upper(matrix: jax.Array | np.ndarray) -> float:
     """A proved bound on the spectral norm of a matrix as it was computed."""
     return float(lipschitz.spectral_norm_upper(np.asarray(matrix, np.float64)))

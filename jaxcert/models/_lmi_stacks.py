@@ -102,10 +102,13 @@ def stack_lipschitz_upper(
     proves it (Rump, "Verification of Positive Definiteness", 2006).
 
     Raises:
-      ValueError: if the inequality does not hold even with 1% to spare.
+      ValueError: if the inequality does not hold even with 1% to spare, or a multiplier is
+        negative.
     """
     matrices = [np.asarray(weight, np.float64) for weight in weights]
     diagonals = [np.asarray(values, np.float64) for values in multipliers]
+    if any(np.any(values < 0) for values in diagonals):
+        raise ValueError("multipliers must not be negative")
     for room in _ROOM:
         last = matrices[-1] / (1.0 + room)
         inequality = _inequality(matrices[:-1], last, diagonals, rho=1.0 + room)

@@ -35,14 +35,19 @@ def unit_skew(kernel: jax.Array) -> jax.Array:
     """A skew-symmetric matrix of norm at most 1, from any square one."""
     skew = kernel - kernel.T
     # Symmetric in absolute value, so that its rows bound the l2 norm as they do the others.
-    return skew / jnp.maximum(1.0, jnp.max(jnp.sum(jnp.abs(skew), axis=0)) * (1.0 + 1e-5))
+    return skew / jnp.maximum(1.0, jnp.max(_sums_upper(jnp.abs(skew), axes=(0,))))
+
+
+def _sums_upper(values: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
+    """Sums that are no smaller than in exact arithmetic, in whatever order they are taken."""
+    terms = math.prod(values.shape[axis] for axis in axes) + 16
+    return jnp.sum(values, axis=axes) * (1.0 + terms * float(jnp.finfo(values.dtype).eps))
 
 
 def unit_skew_kernel(kernel: jax.Array) -> jax.Array:
     """A skew-symmetric convolution of norm at most 1, from any odd kernel `[k, k, c, c]`."""
     skew = kernel - kernel[::-1, ::-1].swapaxes(2, 3)
-    sums = jnp.sum(jnp.abs(skew), axis=(0, 1, 2))
-    return skew / jnp.maximum(1.0, jnp.max(sums) * (1.0 + 1e-5))
+    return skew / jnp.maximum(1.0, jnp.max(_sums_upper(jnp.abs(skew), axes=(0, 1, 2))))
 
 
 class SOCLinear(nnx.Module):

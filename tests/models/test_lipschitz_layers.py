@@ -12,11 +12,9 @@ from jaxcert import models
 from jaxcert.models import (
     _block_reflector,
     _cayley,
-    _convex_potential,
     _dominance,
     _linear_maps,
     _lmi_stacks,
-    _residual_linear,
     _skew_exponential,
 )
 
@@ -168,7 +166,7 @@ def with_a_norm_from_power_iteration(monkeypatch):
             vector = vector / (jnp.linalg.norm(vector) + 1e-12)
         return jnp.linalg.norm(matrix @ vector)
 
-    monkeypatch.setattr(_convex_potential.lipschitz, "spectral_norm_upper", estimate)
+    monkeypatch.setattr(_linear_maps.lipschitz, "spectral_norm_upper", estimate)
     return DENSE["cpl"], (6,)
 
 
@@ -177,7 +175,7 @@ def with_the_norm_of_the_reshaped_kernel(monkeypatch):
         del input_shape
         return jnp.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
 
-    monkeypatch.setattr(_residual_linear.lipschitz, "conv_spectral_norm_upper", reshaped)
+    monkeypatch.setattr(_linear_maps.lipschitz, "conv_spectral_norm_upper", reshaped)
     return CONVOLUTIONS["liresnet"], (*IMAGE, 3)
 
 
