@@ -94,8 +94,10 @@ def example_loss(params: Any, example: Any) -> jax.Array:
     return cross_entropy(plain_scores(params, image[None]), label[None])[0]
 
 
-def rules(rate: jax.Array, step_overhead: float) -> dict[str, batching.BatchSizeRule]:
-    common: dict[str, Any] = {"learning_rate": rate, "max_batch_size": CAPACITY}
+def rules(
+    rate: jax.Array, step_overhead: float, largest: int = CAPACITY
+) -> dict[str, batching.BatchSizeRule]:
+    common: dict[str, Any] = {"learning_rate": rate, "max_batch_size": largest}
     return {
         "noise scale": batching.gradient_noise_scale(**common),
         "noise scale and cost of a step": batching.gradient_noise_scale(
@@ -103,7 +105,7 @@ def rules(rate: jax.Array, step_overhead: float) -> dict[str, batching.BatchSize
         ),
         "norm test": batching.norm_test(theta=1.0, **common),
         "inner product test": batching.inner_product_test(**common),
-        "CABS": batching.cabs(**(common | {"max_batch_size": 2048})),
+        "CABS": batching.cabs(**(common | {"max_batch_size": min(2048, largest)})),
         # The size is set in the state.
         "fixed": batching.constant_batch(learning_rate=rate, batch_size=1),
     }
@@ -123,14 +125,15 @@ def steps(
     num_steps: int = CHUNK,
 ) -> Any:
     """Some steps of a rule, in one program for all batch sizes and rates."""
-    rule = rules(rate, step_overhead)[name]
+    largest = min(CAPACITY, objective.num_examples)
+    rule = rules(rate, step_overhead, largest)[name]
     sampling = batching.nice(jnp.ones(objective.num_examples), smoothness=1.0)
 
     def step(carry: Any, number: jax.Array) -> Any:
         params, state = carry
         fixed = name == "fixed"
         plan = rule.plan(state)
-        batch = sampling.draw(jax.random.fold_in(key, number), plan.batch_size, capacity=CAPACITY)
+        batch = sampling.draw(jax.random.fold_in(key, number), plan.batch_size, capacity=largest)
         found = batching.batch_gradient(objective, params, batch, microbatch_sizes=(128, 16))
         more = {}
         if name == "inner product test":
@@ -210,13 +213,13 @@ def reached(run: Mapping[str, Any], level: float, column: str) -> float | None:
     return None
 
 
-def load(folder: Path | None, limit: int | None) -> Task:
+def load() -> Task:
     """MNIST, with pixels in [0, 1]."""
     parts: list[np.ndarray] = []
     for split in ("train", "test"):
-        found = data.load("mnist", split, data_dir=folder)
+        found = data.load("mnist", split)
         parts += [np.asarray(found.images, np.float32), np.asarray(found.labels, np.int32)]
-    return Task(parts[0][:limit], parts[1][:limit], parts[2], parts[3])
+    return Task(*parts)
 
 
 def label(run: Mapping[str, Any]) -> str:
@@ -296,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         home = os.environ.get("JAXCERT_DATA_DIR")
         if not home:
             parser.error("JAXCERT_DATA_DIR must name the folder that holds mnist")
-        task = load(Path(home), None)
+        task = load()
     rates = tuple(options.rate or RATES)
     overhead = 32.0
     names: list[tuple[str, int | None]] = [("fixed", size) for size in FIXED]

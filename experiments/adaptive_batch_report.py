@@ -55,8 +55,8 @@ def markdown(results: Sequence[Mapping[str, Any]], command: str) -> str:
     lines += [
         "Passes over the data (gradients of single examples over n) until the squared distance to",
         "the optimum is first a given share of that at the start: means over seeds, `-` where a",
-        "seed did not arrive within 1.1 times the passes of full gradients, which need one seed. Fixed",
-        "batches take the constant step of the theorem for the accuracy epsilon.",
+        "seed did not arrive within 1.1 times the passes of full gradients, which need one seed.",
+        "Fixed batches take the constant step of the theorem for the accuracy epsilon.",
         "",
         "## In short",
         "",

@@ -83,7 +83,9 @@ def inequalities_along(problem, seen):
     return along(problem, seen[0], best, seen[1].batch_size, seen[1].step_size)
 
 
-@pytest.mark.parametrize("noise", ["mean_square", "second_moment"])
+@pytest.mark.parametrize(
+    "noise", ["mean_square", pytest.param("second_moment", marks=pytest.mark.slow)]
+)
 def test_published_inequality_holds_at_every_step(problem, noise):
     """Exact statistics, a cap, a far start: every plan obeys it, and every step its bounds."""
     cap = 4 * float(np.mean(problem.squared_norms(problem.minimizer()).examples))
@@ -125,7 +127,7 @@ def test_the_inequality_catches_a_step_that_is_too_long(problem):
     assert np.isinf(published)
 
 
-@pytest.mark.parametrize("start", ["far", "near"])
+@pytest.mark.parametrize("start", ["far", pytest.param("near", marks=pytest.mark.slow)])
 def test_distance_is_bounded_at_every_step(problem, start):
     """With exact norms the estimate bounds the mean squared distance of many runs."""
     best = problem.minimizer()
@@ -148,6 +150,7 @@ def test_distance_is_bounded_at_every_step(problem, start):
     assert np.all(estimate[1:] <= (estimate * (1 - contraction))[:-1] * (1 + 1e-9))
 
 
+@pytest.mark.slow
 def test_mean_distance_of_many_runs_stays_below_the_estimate(problem):
     """A fixed schedule, from the largest noise there is: the mean of 64 runs, at 5 sigma."""
     best = problem.minimizer()
@@ -291,6 +294,7 @@ def test_chains_with_optax(problem):
     assert history.evaluations[-1] == history.batch_size.sum()
 
 
+@pytest.mark.slow
 def test_table_and_batch_estimates_come_near_the_norms(problem):
     """At the optimum, where the norms stand still: the table becomes exact, the mean unbiased."""
     best, sampling = problem.minimizer(), problem.nice_sampling()
@@ -324,7 +328,14 @@ def test_table_and_batch_estimates_come_near_the_norms(problem):
         assert abs(np.mean(totals)) < 0.05 * mean
 
 
-@pytest.mark.parametrize("family", ["nice", "independent", "with_replacement"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "nice",
+        pytest.param("independent", marks=pytest.mark.slow),
+        pytest.param("with_replacement", marks=pytest.mark.slow),
+    ],
+)
 def test_squared_mean_gradient_is_estimated_without_bias(family):
     """Enumerated: the mean over many draws equals |grad f|^2 within 5 standard errors."""
     x = np.array([1.0, -2.0, 0.5])

@@ -26,7 +26,19 @@ def weights_of_draws(sampling, keys, tau):
     return jax.vmap(one)(keys)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One of each way to draw; the others differ in their probabilities alone.
+FAST = {
+    "partition_nice skewed",
+    "independent",
+    "independent smoothness",
+    "with_replacement weights",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+)
 def test_draws_have_the_probabilities_of_the_enumeration(name, key):
     """A chi-square test at level 1e-4 for each of the eleven, with a fixed key."""
     with jax.enable_x64(True):
