@@ -29,6 +29,7 @@ import numpy as np
 
 from experiments import adaptive_batch_report as report
 from experiments import adaptive_batch_runs as runs
+from experiments import adaptive_batch_samplings as side
 from jaxcert import batching
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -205,6 +206,11 @@ def run_instance(instance: runs.Instance, *, seeds: int, exact: bool) -> dict[st
     }
 
 
+def side_by_side(instance: runs.Instance) -> dict[str, Any]:
+    distance_sq = float(np.sum((instance.start("far") - instance.best) ** 2))
+    return side.samplings(instance, instance.accuracy("far"), distance_sq)
+
+
 def smoke_instance() -> runs.Instance:
     """Ridge regression on a few rows of scikit-learn's diabetes data, which need no file."""
     from sklearn import datasets
@@ -226,7 +232,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     folder = options.raw / options.preset
-    folder.mkdir(parents=True, exist_ok=True)
     with jax.enable_x64(True):
         if options.preset == "smoke":
             store(folder, "diabetes", lambda: run_instance(smoke_instance(), seeds=2, exact=True))
@@ -238,6 +243,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name = setting.file.split(".")[0]
                 if options.data and name not in options.data:
                     continue
+                if setting.exact:
+                    store(
+                        options.raw / "samplings", name,
+                        lambda setting=setting: side_by_side(
+                            runs.load(Path(home) / "libsvm", setting)
+                        ),
+                    )  # fmt: skip
                 store(
                     folder, name,
                     lambda setting=setting: run_instance(
@@ -247,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output:
         report.write(
             options.output, sorted(folder.glob("*.json")),
+            sorted((options.raw / "samplings").glob("*.json")) if options.preset == "paper" else [],
             command=shlex.join(["python", "-m", "experiments.adaptive_batch", *words]),
         )  # fmt: skip
     return 0
@@ -254,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def store(folder: Path, name: str, run: Any) -> None:
     """Run one data set, unless its result is there already."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     if path.exists():
         return
