@@ -209,7 +209,7 @@ def cost(column: str, values: np.ndarray) -> np.ndarray:
     """What is smaller the better."""
     if column in ("accuracy", "overlap"):
         return -values
-    return np.abs(np.log(values)) if column == "area_ratio" else values
+    return np.abs(np.log(np.maximum(values, 1e-12))) if column == "area_ratio" else values
 
 
 def plot_numbers(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -219,7 +219,7 @@ def plot_numbers(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     toys = list(dict.fromkeys(row["toy"] for row in rows))
     columns = [column for column in NUMBERS if column != "generator_distance"]
-    figure = Figure(figsize=(2.7 * len(columns), 2.6 * len(toys) + 0.5), dpi=105,
+    figure = Figure(figsize=(2.7 * len(columns), 2.6 * len(toys) + 0.5), dpi=84,
                     layout="constrained")  # fmt: skip
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(toys), len(columns), squeeze=False, sharex=True)
