@@ -10,14 +10,15 @@ from benchmarks import zonotope_peers
 from benchmarks.registry import Aim, Case, register
 from jaxcert import tropical
 
-# The largest step of the ladder that each peer climbs, right and in a few seconds of CPU time, by
-# `python -m benchmarks.zonotope_peers`; beyond, a run would be long. 0: none.
+# The largest step of the ladder that each peer climbs in a few seconds, or the first where it gives
+# a wrong answer (`python -m benchmarks.zonotope_peers` climbs on); beyond, a run would be long.
+# 0: none. In six dimensions pycddlib fails from facets with ten generators already.
 _REACH = {
     "scipy, all sums": {3: 20, 4: 20, 5: 15, 6: 10},
     "scipy, incremental": {3: 60, 4: 25, 5: 15, 6: 10},
     "pplpy, incremental": {3: 30, 4: 15, 5: 10, 6: 0},
     "pplpy, from facets": {3: 30, 4: 15, 5: 10, 6: 0},
-    "pycddlib, incremental": {3: 20, 4: 10, 5: 10, 6: 0},
+    "pycddlib, incremental": {3: 20, 4: 10, 5: 10, 6: 10},
     "pycddlib, from facets": {3: 25, 4: 15, 5: 10, 6: 0},
     "polytope, incremental": {3: 10, 4: 0, 5: 0, 6: 0},
 }
@@ -64,7 +65,9 @@ def _case(dimension: int, count: int, quick: bool) -> Case:
             "dimension": dimension,
             "generators": count,
             "vertices": expected,
-            "not run, beyond a few seconds": [n for n in _REACH if n not in within],
+            "not run, slow, wrong or failing before this step": [
+                n for n in _REACH if n not in within
+            ],
             "not installed": missing,
             "wrong numbers of vertices": wrong,
         },
