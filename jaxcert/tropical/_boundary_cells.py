@@ -122,12 +122,14 @@ def boundary_cells(
             lead = value[:, i] - value[:, j]
             lead = np.where(np.abs(lead) <= _TOLERANCE * (size[:, i] + size[:, j]), 0.0, lead)
             others = [c for c in chosen if c not in (i, j)]
-            gaps = value[:, [i]] - value[:, others]
-            scale = size[:, [i]] + size[:, others]
-            gaps = np.where(np.abs(gaps) <= _TOLERANCE * scale, 0.0, gaps)
-            for cell, u, wall in _pieces(cells, lead, gaps):
+            gaps = []
+            for c in (i, j):
+                gap, scale = value[:, [c]] - value[:, others], size[:, [c]] + size[:, others]
+                gaps.append(np.where(np.abs(gap) <= _TOLERANCE * scale, 0.0, gap))
+            possible = _not_behind(cells, gaps)
+            for cell, u, wall in _pieces(cells, lead, gaps[0], possible):
                 pieces.append((cell, i, j, u, wall))
-            for cell, u in _ties(cells, lead, gaps):
+            for cell, u in _ties(cells, lead, gaps[0], possible):
                 ties.append((cell, i, j, u))
     tied_pairs = {(cell, i, j) for cell, i, j, _ in ties}
     pieces = _without_shared_walls(cells, lifted, pieces, tied_pairs)
@@ -168,20 +170,26 @@ def _upper_cells(cells: SignCells) -> SignCells:
     )
 
 
+def _not_behind(cells: SignCells, gaps: list[np.ndarray]) -> np.ndarray:
+    """Cells on which no other class is ahead of i or of j everywhere; one may tie with them."""
+    starts = cells.indptr[:-1]
+    possible = np.ones(starts.size, bool)
+    for column in np.concatenate(gaps, axis=1).T:
+        at = column[cells.indices]
+        level = np.minimum.reduceat(at, starts) == 0.0
+        possible &= level | (np.maximum.reduceat(at, starts) > 0.0)
+    return possible
+
+
 def _pieces(
-    cells: SignCells, lead: np.ndarray, gaps: np.ndarray
+    cells: SignCells, lead: np.ndarray, gaps: np.ndarray, possible: np.ndarray
 ) -> list[tuple[int, np.ndarray, bool]]:
     """Cells with a piece of the boundary, a point inside the piece, and whether it is a wall."""
     starts = cells.indptr[:-1]
     at = lead[cells.indices]
     low, high = np.minimum.reduceat(at, starts), np.maximum.reduceat(at, starts)
     found = []
-    candidates = (low < 0.0) & (high > 0.0)
-    # No other class may be ahead of i, and so of j, on the whole cell.
-    for column in gaps.T:
-        candidates &= np.maximum.reduceat(column[cells.indices], starts) > 0.0
-        candidates &= np.maximum.reduceat((column - lead)[cells.indices], starts) > 0.0
-    for cell in np.flatnonzero(candidates):
+    for cell in np.flatnonzero(possible & (low < 0.0) & (high > 0.0)):
         rays = cells.indices[cells.indptr[cell] : cells.indptr[cell + 1]]
         shares = _balanced(lead[rays], gaps[rays])
         if shares is not None:
@@ -201,12 +209,14 @@ def _pieces(
     return found
 
 
-def _ties(cells: SignCells, lead: np.ndarray, gaps: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def _ties(
+    cells: SignCells, lead: np.ndarray, gaps: np.ndarray, possible: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
     """Cells on which two classes are level and ahead somewhere, with a point where they are."""
     starts = cells.indptr[:-1]
     size = np.maximum.reduceat(np.abs(lead)[cells.indices], starts)
     found = []
-    for cell in np.flatnonzero(size == 0.0):
+    for cell in np.flatnonzero(possible & (size == 0.0)):
         rays = cells.indices[cells.indptr[cell] : cells.indptr[cell + 1]]
         shares = _balanced(lead[rays], gaps[rays])
         if shares is not None:
@@ -224,6 +234,8 @@ def _balanced(lead: np.ndarray, gaps: np.ndarray) -> np.ndarray | None:
     Returns:
       `[r]`, all above 0, or None.
     """
+    # A class that ties with i at all of them is no hindrance.
+    gaps = gaps[:, np.any(gaps != 0.0, axis=0)]
     if gaps.shape[1] == 0:
         plus, minus = np.maximum(lead, 0.0).sum(), np.maximum(-lead, 0.0).sum()
         if plus == 0.0 and minus == 0.0:
@@ -231,8 +243,6 @@ def _balanced(lead: np.ndarray, gaps: np.ndarray) -> np.ndarray | None:
         return np.where(lead > 0.0, minus, np.where(lead < 0.0, plus, (plus + minus) / 2.0))
     # Maximise t so that all shares, which sum to 1, and all gaps, in units of their size, reach t.
     scale = np.abs(gaps).max(axis=0)
-    if np.any(scale == 0.0):
-        return None
     count = lead.size
     above = np.concatenate([-np.eye(count), -(gaps / scale).T])
     unit = max(float(np.abs(lead).max()), np.finfo(float).tiny)

@@ -193,7 +193,7 @@ def _round(
     order = np.lexsort((slack * importance[unit], cell))
     chosen = order[np.append(cell[order][1:] != cell[order][:-1], True)]
     knife = affine_values(maps[origin, unit[chosen]][:, None], vertices)
-    halves = _stacked([_half(vertices, sizes, side * knife) for side in (1.0, -1.0)])
+    halves = _stacked([half(vertices, sizes, side * knife) for side in (1.0, -1.0)])
     below = passing.copy()
     passing[cell[chosen], unit[chosen]] = 1.0
     below[cell[chosen], unit[chosen]] = 0.0
@@ -249,7 +249,7 @@ def _ruled(
     return lead.min(axis=1) > 1e-12 * scale
 
 
-def _half(
+def half(
     vertices: np.ndarray, sizes: np.ndarray, value: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part of each polygon where an affine function, given at the vertices, is positive."""

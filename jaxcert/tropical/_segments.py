@@ -152,13 +152,18 @@ def _segments(layers: HostLayers, classes: Any, box: ArrayLike, first: str) -> B
         for j in chosen[place + 1 :]:
             others = [c for c in chosen if c not in (i, j)]
             slack = _TOLERANCE * (sums[:, i] + sums[:, j])
-            start, end, tied = _pair_segments(pieces, value, i, j, others, slack)
+            start, end, ties = _pair_segments(pieces, value, i, j, others, slack)
             starts.append(start)
             ends.append(end)
             pairs.append(np.full((start.shape[0], 2), (i, j)))
-            polygons += [pieces.vertices[n, : pieces.sizes[n]] for n in tied]
-            tied_pairs += [(i, j)] * len(tied)
-            tied_area += float(pieces.areas()[tied].sum())
+            # Where more than two classes tie, the first pair of them stands for all.
+            earlier = [c for c in chosen[: chosen.index(j)] if c != i]
+            together = np.abs(ties.values()[:, :, [i]] - ties.values()[:, :, earlier])
+            least = _TOLERANCE * _term_sums(layers, np.abs(ties.vertices).max(axis=1)).max(axis=1)
+            shown = np.flatnonzero(~np.any(together.max(axis=1) <= 2.0 * least[:, None], axis=1))
+            polygons += [ties.vertices[n, : ties.sizes[n]] for n in shown]
+            tied_pairs += [(i, j)] * shown.size
+            tied_area += float(ties.areas()[shown].sum())
     no_bias = all(not np.any(bias) for _, bias in layers[:-1])
     last_bias = layers[-1][1][list(chosen)]
     return BoundarySegments(
@@ -182,8 +187,8 @@ def _term_sums(layers: HostLayers, furthest: np.ndarray) -> np.ndarray:
 
 def _pair_segments(
     pieces: Pieces, value: np.ndarray, i: int, j: int, others: list[int], slack: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The segments where i and j tie ahead of the others, and the pieces where they always do."""
+) -> tuple[np.ndarray, np.ndarray, Pieces]:
+    """The segments where i and j tie ahead of the others, and the polygons where they do."""
     inside = np.arange(value.shape[1]) < pieces.sizes[:, None]
     lead = value[:, :, i] - value[:, :, j]
     difference = pieces.maps[:, i] - pieces.maps[:, j]
@@ -205,16 +210,18 @@ def _pair_segments(
     step = second - first
     turn = step[:, 0] * gradient[:, 1] - step[:, 1] * gradient[:, 0] < 0.0
     first, second = np.where(turn[:, None], second, first), np.where(turn[:, None], first, second)
-    ahead = np.ones(tied.size, bool)
+    ties = Pieces(pieces.vertices[tied], pieces.sizes[tied], pieces.maps[tied])
     for other in others:
-        least = np.where(inside, value[:, :, i] - value[:, :, other], np.inf).min(axis=1)
-        ahead &= least >= -slack
-    ties = np.flatnonzero(tied & ahead)
+        lead = ties.values()[:, :, i] - ties.values()[:, :, other]
+        vertices, sizes = _polygons.half(ties.vertices, ties.sizes, lead + slack[tied][:, None])
+        rest = sizes > 2
+        ties = Pieces(vertices[rest], sizes[rest], ties.maps[rest])
+        slack, tied = slack[tied][rest], np.ones(int(rest.sum()), bool)
     # What runs along edges is found from both sides, and on the outlines of ties.
     keep = ~along
     edges = np.flatnonzero(along)
     new = _unique(first[edges], second[edges])
-    new &= ~_on_outlines(first[edges], second[edges], pieces, ties)
+    new &= ~_on_outlines(first[edges], second[edges], ties)
     keep[edges[new]] = True
     return first[keep], second[keep], ties
 
@@ -295,14 +302,12 @@ def _unique(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return keep
 
 
-def _on_outlines(
-    first: np.ndarray, second: np.ndarray, pieces: Pieces, ties: np.ndarray
-) -> np.ndarray:
+def _on_outlines(first: np.ndarray, second: np.ndarray, ties: Pieces) -> np.ndarray:
     """Whether a segment lies on the outline of one of the tied polygons."""
     middle = (first + second) / 2.0
     found = np.zeros(middle.shape[0], bool)
-    for n in ties:
-        corners = pieces.vertices[n, : pieces.sizes[n]]
+    for n in range(ties.sizes.size):
+        corners = ties.vertices[n, : ties.sizes[n]]
         step = np.roll(corners, -1, axis=0) - corners
         length = np.linalg.norm(step, axis=1)
         offset = middle[:, None] - corners

@@ -130,6 +130,15 @@ def test_a_bias_free_network_with_few_units_ties_on_a_cone(seed):
     np.testing.assert_allclose(scores[:, 0], scores[:, 1], atol=1e-12)
 
 
+def test_three_classes_that_tie_are_reported():
+    found = tropical.boundary_cells(np.eye(2), None, np.eye(3)[:, :2], None, classes=None)
+    off = found.tied_classes[~found.tied_active.any(axis=1)]
+    assert {tuple(pair) for pair in off.tolist()} == {(0, 1), (0, 2), (1, 2)}
+    # Class 2 always has score 0 and wins nowhere.
+    assert {tuple(pair) for pair in found.classes.tolist()} == {(0, 1)}
+    np.testing.assert_array_equal(found.active, [[True, True]])
+
+
 def test_one_unit_alone_ties_on_a_half_space():
     found = tropical.boundary_cells([[1.0, 2.0]], [0.5], [[1.0], [0.0]], None, classes=(0, 1))
     assert found.active.shape == (0, 1)

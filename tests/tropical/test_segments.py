@@ -162,6 +162,22 @@ def test_a_cone_where_all_units_are_off_is_reported_and_has_no_edges():
                                [[0, 0], [1, 1]], atol=1e-12)  # fmt: skip
 
 
+def test_three_classes_that_tie_are_reported_once():
+    w1 = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    found = tropical.boundary_segments(
+        w1[:2], None, np.eye(3)[:, :2], None, classes=None, box=[[-2, -1], [1, 1]]
+    )
+    assert found.tied_area == pytest.approx(2.0)
+    np.testing.assert_array_equal(found.tied_classes, [[0, 1]])
+    # Classes 0 and 1 tie where x and y are below 0; class 2 is ahead of them up to x = -1/2.
+    half = tropical.boundary_segments(
+        w1, None, np.eye(3), [0.0, 0.0, -0.5], classes=None, box=[[-2, -1], [1, 1]]
+    )
+    assert half.tied_area == pytest.approx(0.5)
+    (polygon,) = half.tied_polygons
+    assert polygon[:, 0].min() == pytest.approx(-0.5, abs=1e-9)
+
+
 def test_one_unit_alone_ties_on_a_half_plane():
     found = tropical.boundary_segments(
         [[1.0, 2.0]], [0.5], [[1.0], [0.0]], None, classes=(0, 1), box=BOX
