@@ -38,11 +38,16 @@ def measure(
             for share in shares:
                 gone = HIDDEN - round(share * HIDDEN)
                 penalty = float(scores[gone - 1]) * (1 + 1e-5) if gone else 0.0
-                network, *others = (
-                    tropical.prune(*layers[0], *layers[1], penalty=penalty, method=method)
-                    for method in ("closed_form", "alternating")
-                )
-                kept = [(network.w1, network.b1), (network.w2, network.b2)]
+                with jax.enable_x64(True):
+                    exact = [np.asarray(array, np.float64) for layer in layers for array in layer]
+                    network, *others = (
+                        jax.tree.map(
+                            np.asarray, tropical.prune(*exact, penalty=penalty, method=method)
+                        )
+                        for method in ("closed_form", "alternating")
+                    )
+                w1, b1, w2, b2 = map(jnp.asarray, network[:4])
+                kept = [(w1, b1), (w2, b2)]
                 stays = jnp.any(network.w1 != 0, axis=1)
                 chosen = [
                     (layers[0][0] * stays[:, None], layers[0][1] * stays),
@@ -140,7 +145,7 @@ def plot(shown: dict[str, Any], path: Path) -> None:
         "its neurons as trained (blue), before (grey)",
         fontsize=10,
     )
-    figure.savefig(path)
+    _tropical.save(figure, path)
 
 
 def boundary(layers: _tropical.Layers) -> list[np.ndarray]:

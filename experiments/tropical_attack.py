@@ -278,7 +278,7 @@ def plot(rows: Sequence[dict[str, Any]], shown: dict[str, Any], path: Path) -> N
     axes.grid(color="0.92", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    figure.savefig(path)
+    _tropical.save(figure, path)
 
 
 def plot_toy(path: Path, *, num_steps: int) -> None:
@@ -351,7 +351,7 @@ def plot_toy(path: Path, *, num_steps: int) -> None:
         panel.set_aspect("equal")
         panel.set_xticks([])
         panel.set_yticks([])
-    figure.savefig(path)
+    _tropical.save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -219,7 +219,7 @@ def plot_numbers(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     toys = list(dict.fromkeys(row["toy"] for row in rows))
     columns = [column for column in NUMBERS if column != "generator_distance"]
-    figure = Figure(figsize=(2.7 * len(columns), 2.6 * len(toys) + 0.5), dpi=84,
+    figure = Figure(figsize=(2.7 * len(columns), 2.6 * len(toys) + 0.5), dpi=105,
                     layout="constrained")  # fmt: skip
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(toys), len(columns), squeeze=False, sharex=True)
@@ -250,7 +250,7 @@ def plot_numbers(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panels[line, 0].set_ylabel(toy)
     handles, titles = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, titles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path)
+    _tropical.save(figure, path)
 
 
 def plot_polygons(networks: Sequence[Any], toy: str, path: Path) -> None:
@@ -288,7 +288,7 @@ def plot_polygons(networks: Sequence[Any], toy: str, path: Path) -> None:
                 panel.set_title(pruned if column else "not pruned", fontsize=9)
         panels[line, 0].set_ylabel(title, fontsize=9)
     figure.suptitle(f"{toy}: dual polygon of the decision boundary (grey: not pruned)", fontsize=10)
-    figure.savefig(path)
+    _tropical.save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -339,7 +339,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 panel.set_xlabel("weights kept (%)", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    figure.savefig(path)
+    _tropical.save(figure, path)
 
 
 def run(name: str, preset: Preset, *, output: Path, command: str) -> dict[str, Any]:
