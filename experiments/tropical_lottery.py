@@ -154,7 +154,9 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         f"Means over {seeds} seeds; every network is compared with the trained one that was never",
         "pruned. Distances are relative to the span of its polygon, or to the norm of its",
-        "generators; where a boundary left the picture, its angle is left out.",
+        "generators; where a boundary left the picture, its angle is left out. The tickets were",
+        "drawn by Kaiming's initialiser too; weights drawn by Xavier's are smaller from the start,",
+        "and so are their polygons.",
         "",
     ]
     for toy in dict.fromkeys(row["toy"] for row in rows):
