@@ -2,10 +2,11 @@
 
     JAXCERT_DATA_DIR=... python -m experiments.adaptive_batch --preset paper
 
-runs, for six LIBSVM data sets and two starts each, SGD with fixed batch sizes and the step of the
-theorem, the published adaptive rule in all its variants, and the rule that follows the distance,
-with ten seeds each. Costs are passes over the data, that is gradients of single examples over n:
-those of the batches, and beside them all that was evaluated, full passes for statistics included.
+runs, for data sets of LIBSVM and scikit-learn and two starts each, SGD with fixed batch sizes and
+the step of the theorem, the published adaptive rule in all its variants, and the rule that follows
+the distance, with ten seeds each. Costs are passes over the data, that is gradients of single
+examples over n: those of the batches, and beside them all that was evaluated, full passes for
+statistics included.
 A data set that was run is kept in the folder of raw results and not run again.
 
 Reference: Alfarra, Hanzely, Albasyoni, Ghanem, Richtarik, "Adaptive Learning of the Optimal Batch
@@ -240,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not home:
                 parser.error("JAXCERT_DATA_DIR must name the folder that holds libsvm")
             for setting in runs.SETTINGS:
-                name = setting.file.split(".")[0]
+                name = setting.name
                 if options.data and name not in options.data:
                     continue
                 if setting.exact:

@@ -29,13 +29,13 @@ import numpy as np
 from jaxcert import batching, data
 
 RESULTS = Path(__file__).resolve().parent / "results"
-LEVELS = (0.97, 0.975, 0.98)
-RATES = (0.05, 0.1, 0.2, 0.4)
+LEVELS = (0.95, 0.96, 0.97)
+RATES = (0.1, 0.2)
 FIXED = (8, 32, 128, 512, 2048)
 CAPACITY = 4096
 # Steps between two looks at the clock; accuracy is measured at every `EVERY` evaluations.
 CHUNK = 8
-EVERY = 4_000
+EVERY = 2_000
 
 
 class Task(NamedTuple):
@@ -280,9 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", choices=("smoke", "paper"), default="smoke")
-    parser.add_argument("--budget", type=int, default=180_000, help="evaluations a run at most")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--budget", type=int, default=48_000, help="evaluations a run at most")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rate", type=float, action="append", help=f"steps; {RATES} by default")
+    parser.add_argument("--raw", type=Path, default=Path("runs/adaptive_batch_mnist"))
     parser.add_argument("--output", type=Path, help="write table and JSON here")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
@@ -306,16 +307,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names += [(name, None) for name in rules(jnp.asarray(0.1), overhead) if name != "fixed"]
     if smoke:
         names = [names[0], names[-1]]
+    # A run that was made is kept, and not made again.
+    raw = options.raw / options.preset / str(options.budget)
+    raw.mkdir(parents=True, exist_ok=True)
     found = []
     for name, size in names:
         for rate in rates:
             for seed in range(options.seeds):
-                run = train(
-                    task, name=name, rate=rate, size=size, budget=options.budget,
-                    step_overhead=overhead, seed=seed,
-                )  # fmt: skip
-                found.append(run)
-                print(label(run), rate, seed, run["curve"][-1], flush=True)
+                path = raw / f"{name.replace(' ', '_')}_{size or 0}_{rate:g}_{seed}.json"
+                if not path.exists():
+                    run = train(
+                        task, name=name, rate=rate, size=size, budget=options.budget,
+                        step_overhead=overhead, seed=seed,
+                    )  # fmt: skip
+                    print(label(run), rate, seed, run["curve"][-1], flush=True)
+                    path.write_text(json.dumps(run))
+                found.append(json.loads(path.read_text()))
     result = {
         "command": shlex.join(["python", "-m", "experiments.adaptive_batch_mnist", *words]),
         "examples": len(task.labels), "seeds": options.seeds, "rates": rates,

@@ -25,7 +25,7 @@ class Setting(NamedTuple):
     """A problem as it is run.
 
     Attributes:
-      file: name in the folder of LIBSVM files.
+      file: name in the folder of LIBSVM files, or of a loader of scikit-learn.
       kind: `"ridge"` or `"logistic"`.
       penalty: lambda times n.
       num_features: as the format may leave out the last ones.
@@ -40,14 +40,18 @@ class Setting(NamedTuple):
     limit: int | None = None
     exact: bool = False
 
+    @property
+    def name(self) -> str:
+        return self.file.split(".")[0].removeprefix("load_")
+
 
 SETTINGS = (
     Setting("bodyfat", "ridge", 1.0, 14, exact=True),
     Setting("a1a", "logistic", 10.0, 119, exact=True),
     Setting("german.numer_scale", "logistic", 10.0, 24),
-    Setting("mushrooms", "logistic", 10.0, 112, 2000),
+    Setting("load_breast_cancer", "logistic", 10.0, 30),
+    Setting("load_diabetes", "ridge", 10.0, 10),
     Setting("phishing", "logistic", 10.0, 68, 2000),
-    Setting("abalone", "ridge", 100.0, 8, 2000),
 )
 
 
@@ -78,13 +82,18 @@ class Instance(NamedTuple):
 
 
 def load(folder: Path, setting: Setting) -> Instance:
-    features, targets = batching.read_libsvm(
-        folder / setting.file, num_features=setting.num_features
-    )
+    if setting.file.startswith("load_"):
+        from sklearn import datasets
+
+        features, targets = getattr(datasets, setting.file)(return_X_y=True)
+    else:
+        features, targets = batching.read_libsvm(
+            folder / setting.file, num_features=setting.num_features
+        )
     if setting.limit is not None:
         rows = np.random.default_rng(2).permutation(len(targets))[: setting.limit]
         features, targets = features[rows], targets[rows]
-    return instance(setting.file.split(".")[0], setting.kind, setting.penalty, features, targets)
+    return instance(setting.name, setting.kind, setting.penalty, features, targets)
 
 
 def instance(
