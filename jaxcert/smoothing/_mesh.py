@@ -82,15 +82,19 @@ def _kept(sharding: Any, automatic: dict[str, int]) -> jax.P:
     """What of a sharding splits weights over the axes that are left to the compiler."""
     if not isinstance(sharding, NamedSharding):
         return jax.P()
+    sizes = sharding.mesh.shape
+    kept = [
+        tuple(name for name in _names(entry) if automatic.get(name) == sizes[name])
+        for entry in sharding.spec
+    ]
+    return jax.P(*kept) if any(kept) else jax.P()
 
-    def keep(entry: Any) -> tuple[str, ...]:
-        names = entry if isinstance(entry, tuple) else (entry,)
-        return tuple(
-            name for name in names if name in automatic
-            and sharding.mesh.shape[name] == automatic[name]
-        )  # fmt: skip
 
-    return jax.P(*map(keep, sharding.spec))
+def _names(entry: Any) -> tuple[str, ...]:
+    """The axes that an entry of a partition names."""
+    if entry is None:
+        return ()
+    return entry if isinstance(entry, tuple) else (entry,)
 
 
 def on_each_device(

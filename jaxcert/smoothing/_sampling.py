@@ -237,7 +237,7 @@ def count_share(
 
 def _rows(leaf: jax.Array, *, shape: ChunkShape) -> jax.Array:
     """Repeat what each image of a chunk has for each of its samples."""
-    return jnp.repeat(leaf, shape.samples, axis=0, total_repeat_length=math.prod(shape))
+    return jnp.repeat(leaf, shape.samples, axis=0)
 
 
 def _votes(

@@ -101,7 +101,7 @@ def test_a_share_that_outlasts_the_patience_with_a_lost_process(start, tmp_path)
     """The processes part when they have agreed, so that no time-out of the lost one matters."""
     folder = tmp_path / "shared"
     shards = [folder / f"log-0000{process}.tsv" for process in range(2)]
-    processes = start_all(start, folder, "--count", "160", "--num-samples", "500000")
+    processes = start_all(start, folder, "--count", "160", "--num-samples", "300000")
     wait_for_rows(shards[1], 3, *processes)
     processes[1].send_signal(signal.SIGKILL)
     processes[1].communicate(timeout=DEADLINE)
