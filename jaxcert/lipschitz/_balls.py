@@ -89,7 +89,7 @@ def ball(
     ):
         raise ValueError(f"radius must be finite and at least 0, got {radius}")
     # A Python number is rounded once: upwards, so that the ball is no smaller than was asked for.
-    if isinstance(radius, (int, float)):
+    if isinstance(radius, float) or not hasattr(radius, "dtype"):
         radii = jnp.where(radii == 0, radii, round_up(radii))
     radii = jnp.broadcast_to(radii, center.shape[:1])
     wide = radii.reshape(-1, *(1,) * (center.ndim - 1))
@@ -108,8 +108,16 @@ def ball(
                     f"center must lie within box {box}, got values from {values.min()} "
                     f"to {values.max()}"
                 )
-        lower, upper = jnp.maximum(lower, least), jnp.minimum(upper, greatest)
+        lower = jnp.maximum(lower, _outwards(least, center.dtype, -np.inf))
+        upper = jnp.minimum(upper, _outwards(greatest, center.dtype, np.inf))
     return Ball(center, radii, lower, upper, norm, box is not None)
+
+
+def _outwards(value: float, dtype: Any, direction: float) -> np.ndarray:
+    """The nearest number of a dtype that is not nearer than `value` to the other side."""
+    rounded = np.asarray(value, dtype)
+    missed = rounded > value if direction < 0 else rounded < value
+    return np.nextafter(rounded, np.asarray(direction, dtype)) if missed else rounded
 
 
 def check_precision(name: str, value: Any) -> None:

@@ -139,6 +139,14 @@ def _feeds_relu(layers: Sequence[Layer], position: int) -> bool:
     return False
 
 
+def _follows_affine(layers: Sequence[Layer], position: int) -> bool:
+    """Whether the layer before that is no reshaping is affine."""
+    for layer in reversed(layers[:position]):
+        if not isinstance(layer, Flatten):
+            return isinstance(layer, (Dense, Conv))
+    return False
+
+
 def _refined(
     layers: Sequence[Layer],
     position: int,
@@ -250,6 +258,12 @@ def lower_bound(
             coefficients, change = _through_relu(coefficients, line)
             constant = constant + change
             error = error + 2 * epsilon(dtype) * (jnp.abs(constant) + jnp.abs(change))
+            if position and not _follows_affine(layers, position):
+                # No affine layer comes next whose budget would cover the product with the slopes.
+                farthest = jnp.maximum(jnp.abs(before.lower), jnp.abs(before.upper))
+                axes = tuple(range(2, coefficients.ndim))
+                lost = jnp.sum(jnp.abs(coefficients) * farthest[:, None], axis=axes)
+                error = error + epsilon(dtype) * lost
             continue
         weights, lost = _error_weights(layer, before, bounds[position].lower.shape)
         axes = tuple(range(2, coefficients.ndim))

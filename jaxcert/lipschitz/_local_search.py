@@ -12,11 +12,11 @@ from jaxcert.lipschitz._balls import Ball
 from jaxcert.lipschitz._interval import Interval, interval_bounds, prepared
 from jaxcert.lipschitz._jacobian import functional_rows, jacobian_interval, slope_ranges
 from jaxcert.lipschitz._local import dual_norm
-from jaxcert.lipschitz._outward import round_down
+from jaxcert.lipschitz._outward import epsilon, round_down
 from jaxcert.lipschitz._rounding import gamma
 from jaxcert.lipschitz._sequential import Layer, Relu, apply_layer
 
-# How much smaller the searched set is, so that rounding cannot leave the ball.
+# How much smaller the searched set is at least, so that rounding cannot leave the ball.
 _SHRINK = 1e-4
 # Sharpness of the softplus whose Jacobian is climbed, times the spread of a layer's inputs.
 _SHARPNESS = 20.0
@@ -57,6 +57,7 @@ def local_lipschitz_lower(
 
     Returns:
       `[b, k]` for functionals, `[b]` otherwise; 0 where no point had a Jacobian of known pattern.
+      At radius 0 it is about all neighbourhoods of the input.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -227,7 +228,12 @@ def _length(vectors: jax.Array, norm: str) -> jax.Array:
 def _project(points: jax.Array, region: Ball) -> jax.Array:
     """Into the ball by scaling, made a little smaller, and into the box."""
     offsets = points - region.center
-    radius = region.radius.reshape(-1, *(1,) * (points.ndim - 1)) * (1 - _SHRINK)
+    size = points[0].size
+    radius = region.radius.reshape(-1, *(1,) * (points.ndim - 1))
+    # Less what rounding could add to the norm of an offset, and to the point itself.
+    share = _SHRINK + gamma(size, points.dtype)
+    radius = radius * (1 - share) - 4 * epsilon(points.dtype) * _length(region.center, region.norm)
+    radius = jnp.maximum(radius, 0)
     if region.norm == "linf":
         offsets = jnp.clip(offsets, -radius, radius)
     else:

@@ -95,6 +95,8 @@ def margin_lower(
     if method == "optimized":
         lines = relaxations(layers[:-1], bounds, slopes=slopes)
         value = jnp.maximum(value, _optimized(layers, region, bounds, labels, others, lines, steps))
+    # What overflowed is no bound, and must not pass for one.
+    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
     result = jnp.full((labels.shape[0], classes), jnp.inf, value.dtype)
     return result.at[jnp.arange(labels.shape[0])[:, None], others].set(value)
 
