@@ -34,6 +34,7 @@ def averaged_upper(
     middle, half = abs(slopes.middle), slopes.half_width
     depth = len(weights)
     totals = [1.0]  # L_0, and r L_i after each hidden layer i.
+    sizes = [singular_value_upper(weight) for weight in weights[:-1]]
     budget = 1.0 + gamma(2 * depth + 8)
     for end in range(1, depth + 1):
         is_last = end == depth
@@ -46,8 +47,8 @@ def averaged_upper(
             total = total + totals[start] * middle ** (end - 1 - start) * (norms + 2.0 * error)
             if start:
                 below = weights[start - 1]
-                size, before = float(np.linalg.norm(below)), float(np.linalg.norm(product))
-                error = 1.01 * (error * size + gamma(product.shape[1]) * before * size)
+                rounding = gamma(product.shape[1]) * float(np.linalg.norm(product))
+                error = 1.01 * (error * sizes[start - 1] + rounding * np.linalg.norm(below))
                 product = product @ below
         if is_last:
             return total * budget

@@ -33,10 +33,9 @@ def pairs_upper(
     classes = weights[-1].shape[0]
     result = np.zeros((classes, classes))
     first, second = np.triu_indices(classes, 1)
-    rows = weights[-1][first] - weights[-1][second]
-    if any(not np.any(weight) for weight in weights) or not np.any(rows):
+    if any(not np.any(weight) for weight in weights):
         return result
-    weights, scale = normalised([*weights[:-1], weights[-1]])
+    weights, scale = normalised(weights)
     rows = weights[-1][first] - weights[-1][second]
     bounds = _bounds(weights, slopes, method, steps, rows=rows) * (scale * (1.0 + gamma(8)))
     result[first, second] = result[second, first] = bounds

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
+from jaxcert.lipschitz._banded import banded_upper
 from jaxcert.lipschitz._geometry import Axis, Padding, axes_of
 from jaxcert.lipschitz._gram import gram_upper
 from jaxcert.lipschitz._rounding import gamma, up
@@ -31,6 +32,7 @@ def conv_spectral_norm_upper(
     padding: Padding = "SAME",
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
+    exact: bool = False,
     iterations: int = 6,
 ) -> jax.Array | np.ndarray:
     r"""Upper bound on the spectral norm of a convolution as a linear map.
@@ -54,22 +56,27 @@ def conv_spectral_norm_upper(
         after)` for each axis, one number for all, or `"CIRCULAR"`.
       groups: feature groups.
       dilation: pixels between taps of the kernel, one number or one an axis.
+      exact: bound the convolution on its own image, by a banded factorisation, instead of the one
+        on the torus. On small images the border counts: a few percent at 8 by 8 pixels. Takes about
+        `height * (width * in)^3` operations; only for kernels at hand.
       iterations: squarings of the Gram iteration, for traced kernels only.
 
     Returns:
       The bound, a scalar: for a JAX array one of its dtype, rounded up; otherwise float64.
 
     Raises:
-      TypeError: if the kernel is not floating point.
+      TypeError: if the kernel is not floating point, or traced although `exact` is asked for.
       ValueError: if shapes do not fit each other, as when the kernel has the axes `[out, in, h, w]`
         and the channels tell; if the padding is another one; if the kernel is not finite.
 
     Guarantee:
       Sound, with an explicit rounding budget: at least the largest singular value of the whole
-      linear map. The torus is what it may exceed that by, on trained kernels up to 2%; the proof
-      adds at most a relative 1e-4. A traced kernel (under `jax.jit`, `jax.vmap` or `jax.grad`) is
-      bounded by Gram iteration in its own dtype, which is differentiable and exceeds the norm of
-      a transfer matrix by at most a factor of rank^(2^-(iterations + 1)) and the budget.
+      linear map. The torus is what it may exceed that by, on trained kernels by 2% at 16 by 16
+      pixels and more and by up to 8% at 8 by 8; the proof adds at most a relative 1e-4. With
+      `exact` a relative 1e-6 is left wherever Lanczos converges. A traced kernel (under `jax.jit`,
+      `jax.vmap` or `jax.grad`) is bounded by Gram iteration in its own dtype, which is
+      differentiable and exceeds the norm of a transfer matrix by at most a factor of
+      rank^(2^-(iterations + 1)) and the budget.
 
     Example:
       >>> import numpy as np
@@ -78,8 +85,10 @@ def conv_spectral_norm_upper(
       >>> shape = (3, 1)
       >>> float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=shape, padding="CIRCULAR"))
       1.500000
-      >>> float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=shape))  # 1.914... at least
+      >>> float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=shape))  # Four pixels round.
       2.500000
+      >>> float(lipschitz.conv_spectral_norm_upper(kernel, input_shape=shape, exact=True))
+      1.914214
 
     References:
       Sedghi, Gupta, Long, "The Singular Values of Convolutional Layers", 2019, arXiv:1805.10408.
@@ -92,7 +101,13 @@ def conv_spectral_norm_upper(
     if _checks.is_concrete(checked):
         finite("kernel", checked)
         values = np.asarray(checked).astype(np.float64)
-        return host_result(kernel, np.asarray(_spectral_on_host(values, axes, groups)))
+        if exact:
+            bound = banded_upper(*_two_dimensional(values, axes), groups)
+        else:
+            bound = _spectral_on_host(values, axes, groups)
+        return host_result(kernel, np.asarray(bound))
+    if exact:
+        raise TypeError("exact must be False for a traced kernel, which the host cannot factorise")
     return in_dtype(lambda values: _spectral_traced(values, axes, groups, iterations), checked)
 
 
@@ -216,7 +231,9 @@ def _spectral_traced(
     matrices = _transfer(kernel, rows[: len(rows) // 2 + 1], columns, groups, jnp)
     error = _transfer_error(kernel, axes, rows.dtype, xp=jnp)
     bound = jnp.max(gram_upper(matrices, iterations=iterations))
-    return (bound + error) * (1.0 + gamma(4, kernel.dtype))
+    # Accelerators take numbers below the smallest normal one for 0.
+    flushed = float(jnp.finfo(kernel.dtype).tiny) * math.prod(kernel.shape)
+    return (bound + error) * (1.0 + gamma(4, kernel.dtype)) + flushed
 
 
 def _grams(matrices: np.ndarray) -> tuple[np.ndarray, float]:

@@ -216,7 +216,8 @@ def _layer_upper(layer: Any, shape: tuple[int, ...], order: Order) -> float:
         case Scale():
             return float(np.max(np.abs(_array(layer.factor))))
         case Dense():
-            return float(operator_norm_upper(_array(layer.weight), order=order))
+            weight = _array(layer.weight)
+            return _linear_upper(weight, float(operator_norm_upper(weight, order=order)))
         case Conv():
             return _conv_upper(layer, shape, order)
         case MaxPool():
@@ -246,8 +247,7 @@ def _residual_upper(layer: Residual, shape: tuple[int, ...], order: Order) -> fl
         output_shape(layer, shape)
         if isinstance(branch, Dense):
             merged = _array(branch.weight) + np.eye(shape[-1])
-            # Adding 1 rounds each entry of the diagonal by half a unit.
-            return up(float(operator_norm_upper(merged, order=order)) + gamma(1))
+            return _linear_upper(merged, float(operator_norm_upper(merged, order=order)))
         axes = _conv_axes(branch, shape) if isinstance(branch, Conv) else ()
         centred = axes and all(
             a.stride == 1 and a.low % a.dilation == 0 and a.low < a.reach and not a.circular
@@ -259,22 +259,32 @@ def _residual_upper(layer: Residual, shape: tuple[int, ...], order: Order) -> fl
             # Output o of a group reads input o of the same group.
             outputs = np.arange(merged.shape[-1])
             merged[(*middle, outputs % merged.shape[-2], outputs)] += 1.0
-            return up(_conv_upper(_with(branch, merged), shape, order) + gamma(1))
+            return _conv_upper(_with(branch, merged), shape, order)
     branch_upper = layers_upper(layer.branch, shape, order=order)
     return up(branch_upper + layers_upper(layer.shortcut, shape, order=order))
 
 
+def _linear_upper(weight: np.ndarray, norm: float) -> float:
+    """A norm with what folding may have rounded: a few units in each entry `[*taps, in, out]`."""
+    taps = np.sqrt(np.sum(np.square(weight), axis=(-2, -1)))
+    return up(norm + gamma(8) * float(np.sum(taps)), terms=8)
+
+
 def _conv_upper(layer: Conv, shape: tuple[int, ...], order: Order) -> float:
-    return float(
-        conv_operator_norm_upper(
-            _array(layer.kernel),
-            input_shape=shape,
-            order=order,
-            strides=layer.strides or 1,
-            padding=layer.padding,
-            groups=layer.groups,
-            dilation=layer.dilation or 1,
-        )
+    kernel = _array(layer.kernel)
+    return _linear_upper(
+        kernel,
+        float(
+            conv_operator_norm_upper(
+                kernel,
+                input_shape=shape,
+                order=order,
+                strides=layer.strides or 1,
+                padding=layer.padding,
+                groups=layer.groups,
+                dilation=layer.dilation or 1,
+            )
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from jaxcert import _checks
 from jaxcert.lipschitz._activations import SlopeRange
 from jaxcert.lipschitz._reading import read_network
 from jaxcert.lipschitz._rounding import gamma
+from jaxcert.lipschitz._verified import singular_value_upper
 
 
 def network_lipschitz_lower(
@@ -71,6 +72,7 @@ def network_lipschitz_lower(
     matrices, slopes, _, _ = read_network(network, activation, input_shape)
     weights = matrices()
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    sizes = [singular_value_upper(weight) for weight in weights]
     best = 0.0
     for start in range(starts + 1):
         ends = np.array([slopes.low, slopes.high])
@@ -78,17 +80,21 @@ def network_lipschitz_lower(
             np.full(len(weight), slopes.high) if start == 0 else rng.choice(ends, len(weight))
             for weight in weights[:-1]
         ]
-        best = max(best, _climb(weights, patterns, slopes, steps))
+        best = max(best, _climb(weights, patterns, slopes, steps, sizes))
     return best
 
 
 def _climb(
-    weights: list[np.ndarray], patterns: list[np.ndarray], slopes: SlopeRange, steps: int
+    weights: list[np.ndarray],
+    patterns: list[np.ndarray],
+    slopes: SlopeRange,
+    steps: int,
+    sizes: list[float],
 ) -> float:
     """The norm, rounded down, of the product with the slopes that the search arrives at."""
     reached = 0.0
     for _ in range(steps):
-        product, error = _product(weights, patterns)
+        product, error = _product(weights, patterns, sizes)
         left, values, right = np.linalg.svd(product, full_matrices=False)
         if values[0] <= reached * (1.0 + 1e-12):
             break
@@ -97,7 +103,7 @@ def _climb(
         if all(np.array_equal(a, b) for a, b in zip(improved, patterns, strict=True)):
             break
         patterns = improved
-    product, error = _product(weights, patterns)
+    product, error = _product(weights, patterns, sizes)
     vector = np.linalg.svd(product, full_matrices=False)[2][0]
     terms = gamma(sum(product.shape))
     # For any vector, |P v| / |v| is below the norm of P, and P is off by `error` at most.
@@ -126,12 +132,14 @@ def _best_patterns(
     return chosen
 
 
-def _product(weights: list[np.ndarray], patterns: list[np.ndarray]) -> tuple[np.ndarray, float]:
-    """W_N D ... D W_1 and a bound on the norm of its rounding errors."""
-    product, error = weights[0], 0.0
-    for weight, pattern in zip(weights[1:], patterns, strict=True):
-        scaled = weight * pattern
-        size = float(np.linalg.norm(scaled))
-        error = 1.01 * size * (error + gamma(scaled.shape[1]) * float(np.linalg.norm(product)))
-        product = scaled @ product
+def _product(
+    weights: list[np.ndarray], patterns: list[np.ndarray], sizes: list[float]
+) -> tuple[np.ndarray, float]:
+    """W_N D ... D W_1, from the left, and a bound on the norm of its rounding errors."""
+    product, error = weights[-1], 0.0
+    for weight, pattern, size in zip(weights[-2::-1], patterns[::-1], sizes[-2::-1], strict=True):
+        scaled = product * pattern
+        rounding = gamma(scaled.shape[1]) * np.linalg.norm(scaled) * np.linalg.norm(weight)
+        error = 1.01 * (error * float(np.max(np.abs(pattern))) * size + float(rounding))
+        product = scaled @ weight
     return product, error

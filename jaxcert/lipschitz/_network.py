@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcert import _checks
+from jaxcert.lipschitz._activations import SlopeRange
 from jaxcert.lipschitz._chain_bounds import matrices_upper, pairs_upper
 from jaxcert.lipschitz._layers import folded, layers_upper
 from jaxcert.lipschitz._reading import read_network
@@ -98,7 +99,8 @@ def network_lipschitz_upper(
             raise ValueError(f"order must be 2 for method {method!r}, got {order}")
         product = math.prod(float(operator_norm_upper(m, order=order)) for m in matrices())
         return up(product * slopes.lipschitz ** (len(matrices()) - 1), terms=2 * len(matrices()))
-    return matrices_upper(matrices(), slopes, method=method, steps=steps)
+    bound = matrices_upper(matrices(), slopes, method=method, steps=steps)
+    return bound if layers is None else up(bound + _folding_error(matrices(), slopes))
 
 
 def pairwise_lipschitz_upper(
@@ -155,7 +157,17 @@ def pairwise_lipschitz_upper(
         constant = layers_upper(features, shape, order=2)
         last = np.asarray(head.weight).astype(np.float64)
         return pairs_upper([last], slopes, method=method, steps=steps) * (constant * (1 + gamma(4)))
-    return pairs_upper(matrices(), slopes, method=method, steps=steps)
+    bounds = pairs_upper(matrices(), slopes, method=method, steps=steps)
+    if layers is None:
+        return bounds
+    error = 2.0 * _folding_error(matrices(), slopes)
+    return (bounds + error * (1.0 - np.eye(len(bounds)))) * (1.0 + gamma(1))
+
+
+def _folding_error(matrices: list[np.ndarray], slopes: SlopeRange) -> float:
+    """What a few rounded units in each entry may change: a product for each layer that differs."""
+    sizes = math.prod(float(np.linalg.norm(matrix)) for matrix in matrices)
+    return gamma(8) * len(matrices) * sizes * slopes.lipschitz ** (len(matrices) - 1) * 1.01
 
 
 def _settings(method: Any, order: Any, steps: Any) -> tuple[str, Order, int]:

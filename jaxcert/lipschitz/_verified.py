@@ -26,11 +26,11 @@ _STEP = 1e-4
 
 
 def scaled(matrix: np.ndarray) -> tuple[np.ndarray, float]:
-    """A matrix with largest entry in [1/2, 1), and the power of two that was divided out."""
+    """A matrix with largest entry in [1, 2), and the power of two that was divided out."""
     largest = float(np.max(np.abs(matrix), initial=0.0))
     if largest == 0.0:
         return matrix, 0.0
-    exponent = math.frexp(largest)[1]
+    exponent = math.frexp(largest)[1] - 1
     return np.ldexp(matrix, -exponent), math.ldexp(1.0, exponent)
 
 
