@@ -95,7 +95,7 @@ def trained_head(
         models.save(path, module)
     assert isinstance(module, models.MLP | models.LeNet)
     dense = [*module.layers] if isinstance(module, models.MLP) else [module.dense]
-    layers = [(layer.kernel[...].T, layer.bias[...]) for layer in [*dense, module.head]]
+    layers = [(layer.kernel[...].T, _bias(layer)) for layer in [*dense, module.head]]
     return Head(
         layers,
         _features(module, train.images),
@@ -103,6 +103,10 @@ def trained_head(
         _features(module, test.images),
         jnp.asarray(test.labels),
     )
+
+
+def _bias(layer: Any) -> jax.Array:
+    return layer.bias[...]
 
 
 def _features(module: models.MLP | models.LeNet, images: np.ndarray) -> jax.Array:
@@ -113,7 +117,10 @@ def _features(module: models.MLP | models.LeNet, images: np.ndarray) -> jax.Arra
             x = jax.nn.relu(convolution(x))
         return x.reshape(x.shape[0], -1)
 
-    chunks = [part(module, images[start : start + 2000]) for start in range(0, len(images), 2000)]
+    chunks = [
+        part(module, jnp.asarray(images[start : start + 2000]))
+        for start in range(0, len(images), 2000)
+    ]
     return jnp.concatenate(chunks)
 
 

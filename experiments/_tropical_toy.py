@@ -22,7 +22,8 @@ def measure(
     toys: Sequence[str], shares: Sequence[float], *, num_seeds: int, num_steps: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows for every toy, seed and share of the neurons; and the networks of the first seed."""
-    rows, shown = [], {}
+    rows: list[dict[str, Any]] = []
+    shown: dict[str, Any] = {}
     for name in toys:
         for seed in range(num_seeds):
             points, labels = _tropical.toy_data(name, 400, seed)
@@ -34,7 +35,8 @@ def measure(
                 mask=_tropical.ones_like(layers), num_steps=num_steps, batch_size=64,
                 learning_rate=1e-2,
             )  # fmt: skip
-            scores = jnp.sort(tropical.pruning_scores(*layers[0], layers[1][0]))
+            (weights, biases), (output, _) = layers
+            scores = jnp.sort(tropical.pruning_scores(weights, biases, output))
             for share in shares:
                 gone = HIDDEN - round(share * HIDDEN)
                 penalty = float(scores[gone - 1]) * (1 + 1e-5) if gone else 0.0
@@ -53,7 +55,9 @@ def measure(
                     (layers[0][0] * stays[:, None], layers[0][1] * stays),
                     (layers[1][0] * stays[None], layers[1][1]),
                 ]
-                bounds = tropical.pruning_distance_upper(*layers[0], layers[1][0], *network[:3])
+                bounds = tropical.pruning_distance_upper(
+                    weights, biases, output, network.w1, network.b1, network.w2
+                )
                 rows.append(
                     {
                         "toy": name,

@@ -180,7 +180,8 @@ def train(
     )  # fmt: skip
     # Compiled before the clock starts.
     jax.block_until_ready(run(jax.random.key(0), params, state)[0])
-    curve, seconds, number, looked = [], 0.0, 0, 0
+    curve: list[dict[str, Any]] = []
+    seconds, number, looked = 0.0, 0, 0
     while looked == 0 or curve[-1]["evaluations"] < budget:
         before = time.perf_counter()
         params, state, sizes = run(

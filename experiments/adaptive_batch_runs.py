@@ -211,7 +211,7 @@ def _fixed_chunk(
         steps = (first_step + number + 1).astype(float)
         fixed = functools.partial(
             _note, sampled=steps * tau / n, full=jnp.zeros(()), steps=steps,
-            batch_size=jnp.full((), float(tau)), estimate=jnp.inf, width=width,
+            batch_size=jnp.full((), float(tau)), estimate=jnp.full((), jnp.inf), width=width,
         )  # fmt: skip
         return x, jax.vmap(lambda record, relative: fixed(record, relative))(record, relative)
 

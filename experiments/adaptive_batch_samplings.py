@@ -15,7 +15,7 @@ def samplings(instance: runs.Instance, accuracy: float, distance_sq: float) -> d
     """Total work of every sampling over batch sizes, in passes, and the sizes of least work."""
     problem, n = instance.problem, instance.n
     each, smoothness = problem.example_smoothness_upper, problem.smoothness_upper
-    settings = {
+    settings: dict[str, Any] = {
         "strong_convexity": problem.strong_convexity_lower, "accuracy": accuracy,
     }  # fmt: skip
     found: dict[str, batching.Sampling] = {
@@ -34,7 +34,7 @@ def samplings(instance: runs.Instance, accuracy: float, distance_sq: float) -> d
             curvature = np.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]
             scale = 1.0 if problem.kind == "ridge" else 0.25
             means.append(scale * curvature * (1 + 1e-12) + float(problem.penalty))
-        divided = {"part_smoothness": np.array(means), "part_of_example": parts}
+        divided: dict[str, Any] = {"part_smoothness": np.array(means), "part_of_example": parts}
         found[f"{number} parts, nice"] = batching.partition_nice(each, **divided)
         found[f"{number} parts, independent"] = batching.partition_independent(each, **divided)
     rows_of = {}

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -203,7 +203,7 @@ def evaluate(
     layers = jax.tree.map(jnp.asarray, layers)
     stages = Stages(work / name.replace(" ", "_"))
     forward = jax.jit(lambda rows: lipschitz.apply_layers(layers, rows))
-    classes = int(layers[-1].bias.shape[0])
+    classes = int(cast(lipschitz.Dense, layers[-1]).bias.shape[0])
 
     def clean() -> np.ndarray:
         scores = in_batches(forward, min(500, len(images)), images, classes=classes)
@@ -221,7 +221,10 @@ def evaluate(
                 layers, images[rest], labels[rest], settings, clipped, preset.batch, wide=wide
             )
 
-        narrow = stages.run(method, lambda bound=bound: bound(everything, False) > 0)
+        def narrowly(bound: Any = bound) -> np.ndarray:
+            return bound(everything, False) > 0
+
+        narrow = stages.run(method, narrowly)
 
         def widen(bound: Any = bound, narrow: np.ndarray = narrow) -> np.ndarray:
             found = narrow.copy()

@@ -48,7 +48,7 @@ def averaged_upper(
             if start:
                 below = weights[start - 1]
                 rounding = gamma(product.shape[1]) * float(np.linalg.norm(product))
-                error = 1.01 * (error * sizes[start - 1] + rounding * np.linalg.norm(below))
+                error = 1.01 * (error * sizes[start - 1] + rounding * float(np.linalg.norm(below)))
                 product = product @ below
         if is_last:
             return total * budget

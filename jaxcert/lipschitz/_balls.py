@@ -120,6 +120,10 @@ def _outwards(value: float, dtype: Any, direction: float) -> np.ndarray:
     return np.nextafter(rounded, np.asarray(direction, dtype)) if missed else rounded
 
 
+def _computes_in_float64() -> bool:
+    return jnp.result_type(float) == jnp.float64
+
+
 def check_precision(name: str, value: Any) -> None:
     """Raise if floating numbers are of a width that no bound is made for, or would be rounded."""
     dtype = getattr(value, "dtype", None)
@@ -127,7 +131,7 @@ def check_precision(name: str, value: Any) -> None:
         return
     if dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"{name} must be float32 or float64, got {dtype}")
-    if dtype == jnp.float64 and isinstance(value, np.ndarray) and not jax.config.jax_enable_x64:
+    if dtype == jnp.float64 and isinstance(value, np.ndarray) and not _computes_in_float64():
         raise TypeError(
             f"{name} must be float32 unless JAX computes in float64, got float64; cast it, so that "
             "the bound is about the rounded values, or call within jax.enable_x64(True)"

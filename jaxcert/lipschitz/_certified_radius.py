@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxcert.lipschitz._linear_relaxation import Slopes, check_settings
 from jaxcert.lipschitz._local import local_lipschitz_upper
 from jaxcert.lipschitz._margin_bounds import check_labels, margins_of_bounds, other_classes
 from jaxcert.lipschitz._outward import round_up
-from jaxcert.lipschitz._sequential import Layer
+from jaxcert.lipschitz._sequential import Dense, Layer
 
 
 def certified_radius_lower(
@@ -116,7 +117,7 @@ def _bisect(
     refine: int | None,
 ) -> jax.Array:
     """All steps in one program."""
-    classes = layers[-1].bias.shape[0]
+    classes = cast(Dense, layers[-1]).bias.shape[0]
     others = other_classes(labels, classes)
     differences = jax.nn.one_hot(labels, classes, dtype=center.dtype)[:, None] - jax.nn.one_hot(
         others, classes, dtype=center.dtype

@@ -1,7 +1,7 @@
 """Lower bounds of margins between classes over sets of inputs, and the radii that they certify."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def margins_of_bounds(
     refine: int | None,
 ) -> tuple[jax.Array, tuple[Interval, ...]]:
     """Margins `[b, classes - 1]` by linear bounds, and the bounds of every layer but the last."""
-    others = other_classes(labels, layers[-1].bias.shape[0])
+    others = other_classes(labels, cast(Dense, layers[-1]).bias.shape[0])
     bounds = _before_last(layers, region, slopes, refine)
     lines = relaxations(layers[:-1], bounds, slopes=slopes)
     value = jnp.maximum(
@@ -133,7 +133,7 @@ def _before_last(
 
 def check_labels(layers: Sequence[Layer], region: Ball, labels: ArrayLike) -> tuple[int, jax.Array]:
     """The number of classes and the labels as an array, or raise."""
-    last = layers[-1]
+    last = cast(Dense, layers[-1])
     if not isinstance(last, Dense):
         raise ValueError(f"layers must end in a Dense layer of scores, got {type(last).__name__}")
     classes, batch = int(last.weight.shape[0]), region.center.shape[0]
@@ -167,7 +167,7 @@ def _interval_margins(
     others: jax.Array,
 ) -> jax.Array:
     """Margins `[b, classes - 1]` of the last layer on the box of what it takes in."""
-    last = layers[-1]
+    last = cast(Dense, layers[-1])
     before = bounds[-1] if bounds else Interval(region.lower, region.upper)
 
     def one(low: jax.Array, high: jax.Array, label: jax.Array, other: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def _linear_margins(
     lines: dict[int, Relaxation],
 ) -> jax.Array:
     """Margins `[b, classes - 1]` by backward substitution."""
-    last = layers[-1]
+    last = cast(Dense, layers[-1])
     dtype = region.center.dtype
     classes = last.weight.shape[0]
     rows = jax.nn.one_hot(labels, classes, dtype=dtype)[:, None] - jax.nn.one_hot(

@@ -70,6 +70,7 @@ def ibp_loss(
     layers, images = _start(key, classify, images, labels, noise, layers_of)
     scores = lipschitz.apply_layers(layers, images)
     worst = _worst_scores(layers, images, labels, epsilon)
+    clean_weight = jnp.asarray(clean_weight)
     loss = clean_weight * _cross_entropy(scores, labels).mean()
     loss += (1 - clean_weight) * _cross_entropy(worst, labels).mean()
     return loss, _metrics(scores, worst, labels)
@@ -181,6 +182,7 @@ def cc_ibp_loss(
     scores, attacked, worst = _adversarial(
         key, classify, images, labels, noise, epsilon, attack_steps, layers_of
     )
+    mixing = jnp.asarray(mixing)
     of_label = jnp.take_along_axis(attacked, labels[:, None], axis=1)
     mixed = (1 - mixing) * (attacked - of_label) + mixing * worst
     return _cross_entropy(mixed, labels).mean(), _metrics(scores, worst, labels)
@@ -233,6 +235,7 @@ def mtl_ibp_loss(
     scores, attacked, worst = _adversarial(
         key, classify, images, labels, noise, epsilon, attack_steps, layers_of
     )
+    mixing = jnp.asarray(mixing)
     loss = (1 - mixing) * _cross_entropy(attacked, labels).mean()
     loss += mixing * _cross_entropy(worst, labels).mean()
     return loss, _metrics(scores, worst, labels)
