@@ -15,6 +15,7 @@ from benchmarks import (
     cases,
     devices,
     environment,
+    lipschitz,
     registry,
     results,
     timing,
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         names = registry.select(options.case)
-        baseline_path = options.compare or _committed_baseline(options.quick)
-        baseline = results.read(baseline_path) if baseline_path else None
+        paths = [options.compare] if options.compare else _committed_baselines(options.quick)
+        baselines = [results.read(path) for path in paths]
     except ValueError as error:
         parser.error(str(error))
     report: dict[str, Any] = {
@@ -68,17 +69,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output:
         results.write(options.output, report)
         print(f"written to {options.output}")
-    if baseline is None:
-        return 0
-    lines, worse = results.compare(report, baseline)
-    print("\n".join([f"baseline {baseline_path}", *lines]))
-    return 1 if worse else 0
+    found_worse = False
+    for path, baseline in zip(paths, baselines, strict=True):
+        shared = set(report["cases"]) & set(baseline["cases"])
+        if shared:
+            part = {**report, "cases": {name: report["cases"][name] for name in shared}}
+            lines, worse = results.compare(part, baseline)
+            print("\n".join([f"baseline {path}", *lines]))
+            found_worse = found_worse or bool(worse)
+    return 1 if found_worse else 0
 
 
-def _committed_baseline(quick: bool) -> Path | None:
-    """The baseline of this platform; none for a quick run, whose sizes differ."""
-    path = _BASELINES / f"{jax.default_backend()}.json"
-    return path if path.exists() and not quick else None
+def _committed_baselines(quick: bool) -> list[Path]:
+    """The baselines of this platform; none for a quick run, whose sizes differ."""
+    if quick:
+        return []
+    here = jax.default_backend()
+    return [
+        path
+        for path in sorted(_BASELINES.glob("*.json"))
+        if results.read(path)["environment"]["hardware"]["platform"] == here
+    ]
 
 
 def _headline(found: dict[str, Any]) -> str:
@@ -93,6 +104,7 @@ if __name__ == "__main__":
     assert batching
     assert cases
     assert devices
+    assert lipschitz
     assert tropical
     assert tropical_boundary
     sys.exit(main())

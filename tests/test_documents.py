@@ -23,6 +23,7 @@ GUIDES = (
     "quickstart",
     "tropical",
     "tropical_applications",
+    "lipschitz",
     "lipschitz_layers",
     "local_bounds",
     "tropical_boundary",
