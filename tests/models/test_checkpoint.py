@@ -237,5 +237,5 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 def test_other_modules_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="one of MLP, LeNet, ResNet, got Linear"):
+    with pytest.raises(TypeError, match="one of MLP, LeNet, ResNet, .*got Linear"):
         models.save(tmp_path / "network", nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
