@@ -155,15 +155,11 @@ def _sdp_case(width: int, layers: int, steps: int, quick: bool) -> Case:
 
 
 for _size in (512, 1024, 2048, 4096):
-    register(f"spectral-norm-{_size}")(lambda quick, size=_size: _norm_case(size, quick))
+    register(f"spectral-norm-{_size}")(functools.partial(_norm_case, _size))
 for _shape in _KERNELS:
-    register("conv-norm-{}x{}x{}".format(*_shape))(
-        lambda quick, shape=_shape: _conv_case(*shape, quick)
-    )
+    register("conv-norm-{}x{}x{}".format(*_shape))(functools.partial(_conv_case, *_shape))
 for _width, _layers, _steps in (
     (20, 2, 300), (20, 5, 300), (40, 5, 300), (20, 20, 300), (100, 5, 200), (500, 5, 10),
     (500, 20, 10),
 ):  # fmt: skip
-    register(f"lipsdp-{_width}x{_layers}")(
-        lambda quick, sizes=(_width, _layers, _steps): _sdp_case(*sizes, quick)
-    )
+    register(f"lipsdp-{_width}x{_layers}")(functools.partial(_sdp_case, _width, _layers, _steps))

@@ -159,7 +159,7 @@ def certify(data: Path, output: Path, *, images: int, steps: int) -> str:
     the table of `jaxcert.report`.
     """
     layers = trained_networks.rsl18a(data)
-    inputs, labels = trained_networks.test_images(data)
+    inputs, labels = trained_networks.read_test_set(data, "mnist")
     with jax.enable_x64(True):
         scores = np.asarray(
             lipschitz.apply_layers(layers, jnp.asarray(inputs[:images], jnp.float64))
