@@ -162,8 +162,9 @@ def _matched_upper(
     spread = jnp.zeros((), base.dtype)
     if count:
         lengths = jnp.sum(_length(change))
-        spread = jnp.minimum(lengths, count**0.5 * jnp.linalg.norm(change, ord=2))
-    # The sums, and the singular value, which LAPACK gives up to a multiple of epsilon of the norm.
+        # A computed singular value is off by a small multiple of epsilon of the Frobenius norm.
+        off = 8 * (count + base.shape[0]) * epsilon * _length(change.reshape(-1))
+        spread = jnp.minimum(lengths, count**0.5 * (jnp.linalg.norm(change, ord=2) + off))
     slack = 8 * (count + base.shape[0] + 8) * epsilon * size
     return _length(centers) + spread / 2 + slack
 
