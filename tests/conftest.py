@@ -11,6 +11,13 @@ import pytest
 STRICT_FOLDERS = {"smoothing", "theory"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Free what a module compiled, which the next one rarely needs: gigabytes in a whole run."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     """Make silent promotion of dtypes and ranks an error where the code is ours alone."""
