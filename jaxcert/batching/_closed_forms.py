@@ -101,7 +101,10 @@ def intersection(
     # Lines that never part leave the end: the last batch if the noise is above, else the first.
     crossing = jnp.where(falls > 0, crossing, jnp.where(noise > smooth, largest, 1.0))
     best = jnp.clip(jnp.min(crossing), 1.0, largest)
-    return jnp.where(noise_slope >= 0, jnp.ones_like(best), best)
+    # Noise that rises with the batch: one example. Noise that stays, as with replacement: as many
+    # as cost nothing.
+    rises = noise_slope > 8 * jnp.finfo(best.dtype).eps * jnp.abs(noise)
+    return jnp.where(rises, jnp.ones_like(best), best)
 
 
 @functools.partial(jax.jit, static_argnames="centred")

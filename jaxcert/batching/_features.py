@@ -64,7 +64,7 @@ def binary_labels(labels: ArrayLike) -> np.ndarray:
 def read_libsvm(
     path: str | Path, *, num_features: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a file in LIBSVM format, through scikit-learn, into dense arrays.
+    r"""Read a file in LIBSVM format, through scikit-learn, into dense arrays.
 
     Args:
       path: the file.
@@ -77,6 +77,16 @@ def read_libsvm(
     Raises:
       ValueError: if the file is not in this format or has more features than `num_features`.
       OSError: if it cannot be read.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from jaxcert import batching
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "small"
+      ...     _ = path.write_text("1 1:0.5 3:2\n-1 2:1\n")
+      ...     features, targets = batching.read_libsvm(path)
+      >>> features.shape, targets
+      ((2, 3), array([ 1., -1.]))
     """
     from sklearn import datasets  # Takes a second to import, which nothing else here needs.
 
