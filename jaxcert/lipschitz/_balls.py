@@ -116,7 +116,8 @@ def ball(
 def _outwards(value: float, dtype: Any, direction: float) -> np.ndarray:
     """The nearest number of a dtype that is not nearer than `value` to the other side."""
     rounded = np.asarray(value, dtype)
-    missed = rounded > value if direction < 0 else rounded < value
+    # Compared as Python numbers: NumPy would first round the wider one to this dtype.
+    missed = float(rounded) > value if direction < 0 else float(rounded) < value
     return np.nextafter(rounded, np.asarray(direction, dtype)) if missed else rounded
 
 
