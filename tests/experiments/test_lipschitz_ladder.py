@@ -61,8 +61,8 @@ def test_committed_table_is_within_a_percent_of_the_known_values():
         for method, value in known.items():
             assert rows[name]["bounds"][method] == pytest.approx(value, rel=0.01), (name, method)
     assert rows["LipSDP random"]["bounds"]["lipsdp"] == pytest.approx(36.48222960, rel=1e-8)
-    wide = rows["seeded, 10 layers of 100"]["bounds"]
-    assert wide["lipsdp"] < 0.9 * wide["eclipse_fast"]
+    wide = rows["seeded, 20 layers of 500"]["bounds"]
+    assert wide["lipsdp"] < 0.1 * wide["eclipse_fast"]
 
 
 def test_published_networks_are_tight(real_data_dir):
