@@ -161,7 +161,8 @@ def document(rows: Sequence[dict[str, Any]], command: str) -> str:
             + ".",
             "",
             "Seconds of one call, compilation included, on "
-            f"{os.cpu_count()} cores of {platform.machine()} that other jobs shared and at times stopped:",
+            f"{os.cpu_count()} cores of {platform.machine()} that other jobs shared and at times "
+            "stopped:",
             "",
             table(rows, seconds_cell),
             "",
