@@ -191,6 +191,15 @@ def test_failing_overwrite_keeps_the_former(saved, monkeypatch):
     assert fingerprint(models.restore(path)) == fingerprint(network)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a run that was started in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_write_waits_for_the_writer_and_leaves_nothing(tmp_path, monkeypatch):
     save = _storage._save_arrays
     finished = []
