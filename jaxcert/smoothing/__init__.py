@@ -25,6 +25,7 @@ from ._noise import gaussian as gaussian
 from ._noise import laplace as laplace
 from ._noise import parse_noise as parse_noise
 from ._noise import uniform as uniform
+from ._optimize_sigma import optimize_sigma as optimize_sigma
 from ._pmap import pmap_class_counts as pmap_class_counts
 from ._recertify import Recertification as Recertification
 from ._recertify import disagreement_counts as disagreement_counts
@@ -35,4 +36,5 @@ from ._sequential import Verdict as Verdict
 from ._sequential import confidence_sequence_lower as confidence_sequence_lower
 from ._sequential import confidence_sequence_upper as confidence_sequence_upper
 from ._sequential import sequential_test as sequential_test
+from ._soft_radius import soft_radius_estimate as soft_radius_estimate
 from ._votes import NonFiniteScoresError as NonFiniteScoresError
