@@ -32,7 +32,7 @@ def exact_probability(members: np.ndarray, num_samples: int, p: float) -> Fracti
     return Fraction(total, denominator**num_samples)
 
 
-def check_coverage(bound: Bound, seed: int, *, upper: bool) -> Verdict:
+def check_coverage(bound: Bound, seed: int, trials_each: int, *, upper: bool) -> Verdict:
     """Find the largest probability that a one-sided bound misses the truth.
 
     For a fixed set of missing counts the probability is a polynomial in p. The set changes only at
@@ -46,7 +46,7 @@ def check_coverage(bound: Bound, seed: int, *, upper: bool) -> Verdict:
         for alpha in FAILURE_PROBABILITIES:
             limits = bound(np.arange(num_samples + 1), num_samples, alpha)
             candidates = np.concatenate(
-                [np.nextafter(limits, 1.0 if upper else 0.0), rng.uniform(size=8)]
+                [np.nextafter(limits, 1.0 if upper else 0.0), rng.uniform(size=trials_each)]
             )
             largest = -1.0
             for p in candidates[(candidates > 0.0) & (candidates < 1.0)]:
@@ -120,6 +120,7 @@ CLAIMS = (
         hypotheses=HYPOTHESES,
         check=functools.partial(check_coverage, upper=False),
         formula=_lower,
+        trials=8,
         twins={
             "two-sided level given as one-sided": _at_alpha(_lower, 2.0),
             "one-sided level halved, loose": _at_alpha(_lower, 0.5),
@@ -135,6 +136,7 @@ CLAIMS = (
         hypotheses=HYPOTHESES,
         check=functools.partial(check_coverage, upper=True),
         formula=_upper,
+        trials=8,
         twins={
             "two-sided level given as one-sided": _at_alpha(_upper, 2.0),
             "one-sided level halved, loose": _at_alpha(_upper, 0.5),

@@ -33,7 +33,7 @@ def random_sets(rng: np.random.Generator, size: int, width: float, count: int) -
     return sets ^ (is_noisy & (rng.random(sets.shape) < 0.02))
 
 
-def check_grid_radius(radius: Radius, seed: int, *, count: int = 400) -> Verdict:
+def check_grid_radius(radius: Radius, seed: int, count: int) -> Verdict:
     """Find the point of the grid within the claimed radius where a set loses most.
 
     The slack is the share of p - 1/2 that is left there. The tightness compares the claimed
@@ -102,6 +102,7 @@ CLAIMS = (
         ),
         check=check_grid_radius,
         formula=_discrete_gaussian,
+        trials=400,
         twins={
             "5 percent too large": lambda s, n, p: 1.05 * _discrete_gaussian(s, n, p),
             "one step too large": lambda s, n, p: _discrete_gaussian(s, n, p) + 1.0 / n,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What one check found.
+    """What one check of a claim found; nothing to do with `jaxcert.smoothing.Verdict`.
+
+    That one is the answer of a sequential test about one input; this one is about a theorem.
 
     Attributes:
         holds: whether the statement survived, its tightness included where it claims any.
@@ -22,6 +25,7 @@ class Verdict:
         trials: the number of cases examined.
         witness: the worst case, in words precise enough to look at it again.
         seed: the seed of the check's random generator.
+        measured: for figures, pairs of a bound and what was measured in a case; may be empty.
     """
 
     holds: bool
@@ -30,6 +34,7 @@ class Verdict:
     trials: int
     witness: str
     seed: int
+    measured: tuple[tuple[float, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +46,24 @@ class Claim:
         statement: the theorem in one sentence.
         reference: authors, title, year, identifier.
         hypotheses: what the check takes for granted, among it the region that it searches.
-        check: takes a formula and a seed to a verdict; the same function judges the twins.
+        check: takes a formula, a seed and a number of trials to a verdict; the same function judges
+            the twins. The trials are the random cases that it draws of each kind that it looks at:
+            starts of a search, networks, laws. What is enumerated is enumerated at any number.
         formula: the formula under test, from jaxcert.
         twins: the same formula broken in one way each, by description.
+        trials: the number that the check is given unless another is asked for.
+        axes: what the pairs in `Verdict.measured` are, the bound first.
     """
 
     name: str
     statement: str
     reference: str
     hypotheses: tuple[str, ...]
-    check: Callable[[Any, int], Verdict]
+    check: Callable[[Any, int, int], Verdict]
     formula: Any
     twins: dict[str, Any]
+    trials: int = 1
+    axes: tuple[str, str] = ("bound", "measured")
 
     def __post_init__(self) -> None:
         if not self.twins:
@@ -64,14 +75,18 @@ class Entry:
     """One line of the ledger.
 
     Attributes:
+        claim: the claim's name.
         label: the claim's name, or the description of its twin.
         is_twin: whether the formula was broken on purpose.
         verdict: what the check found.
+        seconds: what the check took.
     """
 
+    claim: str
     label: str
     is_twin: bool
     verdict: Verdict
+    seconds: float
 
     @property
     def as_expected(self) -> bool:
@@ -85,9 +100,15 @@ class Entry:
         v = self.verdict
         tightness = "-" if math.isnan(v.tightness) else f"{v.tightness:.9f}"
         return (
-            f"{name:<44} {word:<11} slack {v.worst_slack:+.1e}  tightness {tightness:>11}  "
-            f"trials {v.trials:>6}  {v.witness}"
+            f"{name:<52} {word:<11} {v.worst_slack:>+9.1e} {tightness:>12} {v.trials:>8} "
+            f"{self.seconds:>6.1f}  {v.witness}"
         )
+
+
+HEADER = (
+    f"{'claim':<52} {'verdict':<11} {'slack':>9} {'tightness':>12} {'trials':>8} {'s':>6}  "
+    "worst case"
+)
 
 
 def claim_seed(claim: Claim, seed: int) -> int:
@@ -95,13 +116,15 @@ def claim_seed(claim: Claim, seed: int) -> int:
     return int(np.random.SeedSequence([seed, zlib.crc32(claim.name.encode())]).generate_state(1)[0])
 
 
-def run(claims: Iterable[Claim], *, seed: int) -> Iterator[Entry]:
+def run(claims: Iterable[Claim], *, seed: int, trials: int | None = None) -> Iterator[Entry]:
     """Check every claim and every twin, one entry each, as they are done."""
     for claim in claims:
-        own_seed = claim_seed(claim, seed)
-        yield Entry(claim.name, False, claim.check(claim.formula, own_seed))
-        for description, broken in claim.twins.items():
-            yield Entry(description, True, claim.check(broken, own_seed))
+        own_seed, count = claim_seed(claim, seed), claim.trials if trials is None else trials
+        for label, formula in ((None, claim.formula), *claim.twins.items()):
+            start = time.perf_counter()
+            verdict = claim.check(formula, own_seed, count)
+            seconds = time.perf_counter() - start
+            yield Entry(claim.name, label or claim.name, label is not None, verdict, seconds)
 
 
 def select(claims: Sequence[Claim], names: Sequence[str]) -> list[Claim]:
@@ -111,3 +134,28 @@ def select(claims: Sequence[Claim], names: Sequence[str]) -> list[Claim]:
     if unknown:
         raise ValueError(f"no claim is called {', '.join(unknown)}; there are {', '.join(known)}")
     return [known[name] for name in names] if names else list(claims)
+
+
+def record(claim: Claim, entries: Sequence[Entry]) -> dict[str, Any]:
+    """A claim and what was found about it and its twins, as JSON has it: no NaN."""
+    held, *twins = entries
+    return {
+        "name": claim.name,
+        "statement": claim.statement,
+        "reference": claim.reference,
+        "hypotheses": list(claim.hypotheses),
+        "axes": list(claim.axes),
+        **_values(held),
+        "twins": [{"description": twin.label, **_values(twin)} for twin in twins],
+    }
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    values = dataclasses.asdict(entry.verdict)
+    for name in ("worst_slack", "tightness"):
+        values[name] = float(values[name]) if math.isfinite(values[name]) else None
+    values["holds"] = bool(values["holds"])
+    values["measured"] = [[float(bound), float(found)] for bound, found in values["measured"]]
+    if entry.is_twin:
+        del values["measured"]
+    return {**values, "as_expected": entry.as_expected, "seconds": round(entry.seconds, 2)}

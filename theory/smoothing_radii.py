@@ -20,12 +20,12 @@ TIGHTNESS_TOLERANCE = 1e-9
 def check_radius(
     radius: Radius,
     seed: int,
+    trials: int,
     *,
     families: Sequence[smoothed_sets.SetFamily],
     cdf: smoothed_sets.Cdf,
     order: int,
     largest_unit_radius: float,
-    starts: int = 64,
     steps: int = 150,
 ) -> Verdict:
     """Attack a radius formula on sets of known probability, and compare it with the truth.
@@ -37,7 +37,7 @@ def check_radius(
     attacks = [
         (
             family.name,
-            smoothed_sets.search(rng, family, radius, order=order, starts=starts, steps=steps),
+            smoothed_sets.search(rng, family, radius, order=order, starts=trials, steps=steps),
         )
         for family in families
     ]
@@ -57,6 +57,9 @@ def check_radius(
             f"set [{', '.join(f'{value:.6g}' for value in worst.parameters)}]"
         ),
         seed=seed,
+        measured=tuple(
+            zip(claimed[::25].tolist(), (scale * true_unit_radius)[::25].tolist(), strict=True)
+        ),
     )
 
 
@@ -106,6 +109,7 @@ CLAIMS = (
             largest_unit_radius=4.0,
         ),
         formula=GAUSSIAN,
+        trials=64,
         twins={
             "5 percent too large": _scaled(GAUSSIAN, 1.05),
             "1e-6 too large": _scaled(GAUSSIAN, 1.0 + 1e-6),
@@ -138,6 +142,7 @@ CLAIMS = (
             largest_unit_radius=6.0,
         ),
         formula=LAPLACE,
+        trials=64,
         twins={
             "5 percent too large": _scaled(LAPLACE, 1.05),
             "loose by 1e-6": _scaled(LAPLACE, 1.0 - 1e-6),
@@ -168,6 +173,7 @@ CLAIMS = (
             largest_unit_radius=1.0,
         ),
         formula=UNIFORM,
+        trials=64,
         twins={
             "5 percent too large": _scaled(UNIFORM, 1.05),
             "loose by 1e-6": _scaled(UNIFORM, 1.0 - 1e-6),

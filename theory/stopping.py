@@ -48,7 +48,7 @@ def wrong_decisions(test: smoothing.SequentialTest, p: float) -> tuple[float, fl
     return certified, refuted
 
 
-def check_test(plan: Plan, seed: int, *, longest: int = LONGEST) -> Verdict:
+def check_test(plan: Plan, seed: int, count: int, *, longest: int = LONGEST) -> Verdict:
     """Find the largest probability of a wrong decision.
 
     With p at most the threshold, certifying is wrong; with p at least the threshold, refuting is.
@@ -59,8 +59,8 @@ def check_test(plan: Plan, seed: int, *, longest: int = LONGEST) -> Verdict:
     for threshold in THRESHOLDS:
         for alpha in FAILURE_PROBABILITIES:
             test = plan(threshold, longest, alpha)
-            below = [threshold, *rng.uniform(0.8 * threshold, threshold, size=2)]
-            above = [threshold, *rng.uniform(threshold, 0.8 * threshold + 0.2, size=2)]
+            below = [threshold, *rng.uniform(0.8 * threshold, threshold, size=count)]
+            above = [threshold, *rng.uniform(threshold, 0.8 * threshold + 0.2, size=count)]
             cases = [(p, wrong_decisions(test, p)[0], "certified") for p in below]
             cases += [(p, wrong_decisions(test, p)[1], "refuted") for p in above]
             for p, error, what in cases:
@@ -71,7 +71,9 @@ def check_test(plan: Plan, seed: int, *, longest: int = LONGEST) -> Verdict:
     return _verdict(worst_slack, trials, witness, seed)
 
 
-def check_confidence_sequence(bound: Bound, seed: int, *, longest: int = LONGEST) -> Verdict:
+def check_confidence_sequence(
+    bound: Bound, seed: int, count: int, *, longest: int = LONGEST
+) -> Verdict:
     """Find the largest probability that a lower bound ever exceeds the truth.
 
     The slack is (alpha - miss) / alpha; the trials are pairs of an alpha and a p.
@@ -84,7 +86,7 @@ def check_confidence_sequence(bound: Bound, seed: int, *, longest: int = LONGEST
     worst_slack, trials, witness = np.inf, 0, ""
     for alpha in FAILURE_PROBABILITIES:
         limits = bound(reached, np.broadcast_to(draws, reached.shape), alpha)
-        for p in (0.05, 0.5, 0.9, 0.99, *rng.uniform(size=4)):
+        for p in (0.05, 0.5, 0.9, 0.99, *rng.uniform(size=count)):
             mass, missed = np.ones(1), 0.0
             for n in draws:
                 mass = step(mass, p)
@@ -161,6 +163,7 @@ CLAIMS = (
             hypotheses=(f"thresholds {THRESHOLDS}, the rule {rule}", *HYPOTHESES),
             check=check_test,
             formula=_rule(rule),
+            trials=2,
             twins={"the test for one look, at every look": _peeking}
             | ({"level doubled": _rule(rule, factor=2.0)} if rule == "spending" else {}),
         )
@@ -176,6 +179,7 @@ CLAIMS = (
         hypotheses=HYPOTHESES,
         check=check_confidence_sequence,
         formula=_sequence,
+        trials=4,
         twins={
             "Clopper-Pearson at every sample": _clopper_pearson,
             "half way to Clopper-Pearson": lambda k, n, a: (

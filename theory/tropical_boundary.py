@@ -35,14 +35,14 @@ def lead(network: Network, points: np.ndarray) -> np.ndarray:
     return scores[:, 0] - scores[:, 1]
 
 
-def check_supports(zonotopes: Callable[[Network], Zonotopes], seed: int) -> Verdict:
+def check_supports(zonotopes: Callable[[Network], Zonotopes], seed: int, count: int) -> Verdict:
     """Compare supports at (x, 1), summed by hand, with the scores; slack is relative."""
     rng = np.random.default_rng(seed)
     worst, trials, witness = np.inf, 0, ""
     for num_inputs, num_units in itertools.product((1, 2, 5), (1, 4, 9)):
         network = random_network(rng, num_inputs, num_units)
-        points = 3 * rng.normal(size=(40, num_inputs))
-        lifted = np.concatenate([points, np.ones((40, 1))], axis=1)
+        points = 3 * rng.normal(size=(count, num_inputs))
+        lifted = np.concatenate([points, np.ones((count, 1))], axis=1)
         one, two = (
             lifted @ base + np.maximum(lifted @ generators.T, 0).sum(axis=1)
             for base, generators in zonotopes(network)
@@ -122,12 +122,12 @@ def between_zonotopes(network: Network) -> tuple[int, int]:
     return sum(owner[a] != owner[b] for a, b in real), len(real)
 
 
-def check_pieces(pieces: Callable[[Network], int], seed: int) -> Verdict:
+def check_pieces(pieces: Callable[[Network], int], seed: int, count: int) -> Verdict:
     """Count the pieces of planar boundaries; slack is the largest difference, negated."""
     rng = np.random.default_rng(seed)
     worst, trials, witness, total = 0, 0, "", 0
     for num_units in (3, 5, 7, 9):
-        for _ in range(4):
+        for _ in range(count):
             network = random_network(rng, 2, num_units)
             expected, found = between_zonotopes(network)[0], pieces(network)
             trials += 1
@@ -164,7 +164,7 @@ def near_the_origin(network: Network) -> int:
 
 CLAIMS = (
     Claim(
-        name="tropical_supports",
+        name="tropical-supports",
         statement=(
             "The support functions of the two zonotopes of the paper, lifted by the biases, differ "
             "at (x, 1) by the scores at x; so they do when their common summand is left out."
@@ -173,6 +173,7 @@ CLAIMS = (
         hypotheses=("one hidden layer, two classes", "up to 5 inputs and 9 units"),
         check=check_supports,
         formula=as_computed(True),
+        trials=40,
         twins={
             "positive parts of both classes in one": swapped_parts,
             "segments from the centre": from_the_centre,
@@ -180,7 +181,7 @@ CLAIMS = (
         },
     ),
     Claim(
-        name="tropical_supports_uncancelled",
+        name="tropical-supports-uncancelled",
         statement=(
             "The same of the zonotopes as the paper has them, with the summand that both share."
         ),
@@ -188,10 +189,11 @@ CLAIMS = (
         hypotheses=("one hidden layer, two classes", "up to 5 inputs and 9 units"),
         check=check_supports,
         formula=as_computed(False),
+        trials=40,
         twins={"positive parts of both classes in one": swapped_parts},
     ),
     Claim(
-        name="tropical_bichromatic_edges",
+        name="tropical-bichromatic-edges",
         statement=(
             "The activation regions that the decision boundary crosses are as many as the upper "
             "edges of the zonotopes' hull that join one with the other."
@@ -200,6 +202,7 @@ CLAIMS = (
         hypotheses=("two inputs, two classes, up to 9 units in general position",),
         check=check_pieces,
         formula=crossed_cells,
+        trials=4,
         twins={
             "every edge of the hypersurface": cells_of_hypersurface,
             "without the last biases": crossed_without_bias,
@@ -207,7 +210,7 @@ CLAIMS = (
         },
     ),
     Claim(
-        name="tropical_segments",
+        name="tropical-segments",
         statement=(
             "Cutting a box into polygons finds as many pieces of a boundary, one for each edge."
         ),
@@ -215,6 +218,7 @@ CLAIMS = (
         hypotheses=("two inputs, two classes", "a box of half-width 1e5 holds all of them"),
         check=check_pieces,
         formula=segments,
+        trials=4,
         twins={"in a small box only": near_the_origin},
     ),
 )

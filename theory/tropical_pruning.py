@@ -62,12 +62,12 @@ def least_objective(network: Network, penalty: float) -> float:
     return total
 
 
-def check_minimum(prune: Pruner, seed: int) -> Verdict:
+def check_minimum(prune: Pruner, seed: int, count: int) -> Verdict:
     """Hold the objective of a pruned network against the least one; slack is relative."""
     rng = np.random.default_rng(seed)
     worst, trials, witness = np.inf, 0, ""
     for classes in (2, 3, 6):
-        for _ in range(12):
+        for _ in range(count):
             network, penalty = random_network(rng, classes, 5), float(rng.uniform(0.1, 4))
             least = least_objective(network, penalty)
             value = objective(network, prune(network, penalty), penalty)
@@ -79,7 +79,7 @@ def check_minimum(prune: Pruner, seed: int) -> Verdict:
     return Verdict(holds, worst, 1 / (1 - worst) if worst < 0 else 1.0, trials, witness, seed)
 
 
-def check_distance(bound: Bound, seed: int) -> Verdict:
+def check_distance(bound: Bound, seed: int, count: int) -> Verdict:
     """Look for a direction in which supports differ by more than the bound; slack is relative.
 
     Neurons that go one by one, and parallel ones that shrink alike, reach the bound.
@@ -87,7 +87,7 @@ def check_distance(bound: Bound, seed: int) -> Verdict:
     rng = np.random.default_rng(seed)
     worst, tightness, trials, witness = np.inf, np.inf, 0, ""
     for kind in ("one gone", "parallel", "pruned", "moved"):
-        for _ in range(6):
+        for _ in range(count):
             old = random_network(rng, 2, 6)
             new = (old[0].copy(), old[1].copy(), old[2].copy())
             if kind == "one gone":
@@ -166,7 +166,7 @@ def by_lengths(combine: Callable[[np.ndarray], float]) -> Bound:
 
 CLAIMS = (
     Claim(
-        name="tropical_pruning",
+        name="tropical-pruning",
         statement=(
             "Shrinking each weight by the two thresholds of its neuron minimises the paper's "
             "objective over all networks of the shape, for any number of classes."
@@ -175,6 +175,7 @@ CLAIMS = (
         hypotheses=("one penalty for all pairs", "up to 6 classes and 5 neurons"),
         check=check_minimum,
         formula=pruned_by("closed_form"),
+        trials=12,
         twins={
             "the paper's alternation": pruned_by("alternating"),
             "each weight shrunk for itself": shrunk_alone,
@@ -182,7 +183,7 @@ CLAIMS = (
         },
     ),
     Claim(
-        name="tropical_pruning_distance",
+        name="tropical-pruning-distance",
         statement=(
             "The Hausdorff distance of two zonotopes with matched generators is at most the "
             "smaller of the sum of the lengths of the changes and the root of their number times "
@@ -192,6 +193,7 @@ CLAIMS = (
         hypotheses=("two classes, 6 neurons, 4 dimensions", "directions are sampled"),
         check=check_distance,
         formula=scaled(1.0),
+        trials=6,
         twins={
             "2 percent too small": scaled(0.98),
             "loose by 1e-3": scaled(1.001),

@@ -1,5 +1,6 @@
 """The ledger reports what its checks found, and says no when it must."""
 
+import json
 import math
 
 import pytest
@@ -8,8 +9,9 @@ from theory import __main__ as command
 from theory import ledger
 
 
-def verdict_of(formula, seed):
-    return ledger.Verdict(formula >= 0.0, formula, math.nan, 1, "the one case", seed)
+def verdict_of(formula, seed, trials):
+    measured = ((2.0, 1.0),)
+    return ledger.Verdict(formula >= 0.0, formula, math.nan, trials, "the one case", seed, measured)
 
 
 def claim(formula=0.5, twins=None, name="planted"):
@@ -32,9 +34,13 @@ def test_claim_without_twin_is_refused():
 @pytest.mark.parametrize(
     ("planted", "code", "words"),
     [
-        (claim(), 0, ["holds", "refuted", "1 claims, 0 surprises"]),
-        (claim(formula=-0.5), 1, ["FAILS", "refuted", "1 claims, 1 surprises"]),
-        (claim(twins={"not broken": 1.0}), 1, ["holds", "NOT REFUTED", "1 claims, 1 surprises"]),
+        (claim(), 0, ["slack", "holds", "refuted", "1 claims, 0 surprises"]),
+        (claim(formula=-0.5), 1, ["slack", "FAILS", "refuted", "1 claims, 1 surprises"]),
+        (
+            claim(twins={"not broken": 1.0}),
+            1,
+            ["slack", "holds", "NOT REFUTED", "1 claims, 1 surprises"],
+        ),
     ],
 )
 def test_exit_code_and_words(monkeypatch, capsys, planted, code, words):
@@ -46,10 +52,49 @@ def test_exit_code_and_words(monkeypatch, capsys, planted, code, words):
         assert word in line
 
 
-def test_unknown_name_is_an_error(capsys):
+@pytest.mark.parametrize("arguments", [["no-such-claim"], ["--claim", "no-such-claim"]])
+def test_unknown_name_is_an_error(capsys, arguments):
     with pytest.raises(SystemExit, match="2"):
-        command.main(["no-such-claim"])
+        command.main(arguments)
     assert "no claim is called no-such-claim" in capsys.readouterr().err
+
+
+def test_claim_flag_runs_that_claim_with_so_many_trials(monkeypatch, capsys):
+    monkeypatch.setattr(command, "CLAIMS", (claim(name="one"), claim(name="other")))
+    assert command.main(["--claim", "other", "--trials", "77"]) == 0
+    printed = capsys.readouterr().out
+    assert "other" in printed
+    assert "one " not in printed.replace("the one case", "")
+    assert printed.count(" 77 ") == 2
+
+
+@pytest.mark.parametrize("trials", ["0", "-3", "many"])
+def test_trials_are_a_positive_number(capsys, trials):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--trials", trials])
+    assert "--trials" in capsys.readouterr().err
+
+
+def test_trials_are_those_of_the_claim_by_default():
+    planted = claim()
+    assert next(ledger.run([planted], seed=0)).verdict.trials == planted.trials
+    assert next(ledger.run([planted], seed=0, trials=5)).verdict.trials == 5
+
+
+def test_json_holds_what_was_found(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "CLAIMS", (claim(), claim(name="wrong", formula=-0.5)))
+    path = tmp_path / "ledger.json"
+    assert command.main(["--json", str(path), "--seed", "4"]) == 1
+    document = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert document["seed"] == 4
+    first, second = document["claims"]
+    assert (first["name"], first["holds"], first["as_expected"]) == ("planted", True, True)
+    assert (second["holds"], second["as_expected"]) == (False, False)
+    assert first["worst_slack"] == 0.5
+    assert first["tightness"] is None
+    assert first["measured"] == [[2.0, 1.0]]
+    (twin,) = first["twins"]
+    assert (twin["description"], twin["holds"], twin["as_expected"]) == ("negative", False, True)
 
 
 def test_list_names_every_claim_and_runs_none(capsys, monkeypatch):
