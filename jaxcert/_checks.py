@@ -77,8 +77,8 @@ def typed_key(name: str, key: Any) -> jax.Array:
     return key
 
 
-def batch_of_inputs(name: str, inputs: Any) -> jax.Array:
-    """Return `inputs` as a floating array `[batch, *shape]` of finite numbers, or raise."""
+def floating_batch(name: str, inputs: Any) -> Any:
+    """Return `inputs` as an array `[batch, *shape]` of floating type, or raise; values unseen."""
     array = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
@@ -92,11 +92,22 @@ def batch_of_inputs(name: str, inputs: Any) -> jax.Array:
         )
     if 0 in array.shape:
         raise ValueError(f"{name} must not be empty, got shape {array.shape}")
+    return array
+
+
+def finite_rows(name: str, array: Any) -> None:
+    """Raise where a row of a floating array holds what is no finite number of float32."""
+    finite = np.isfinite(np.asarray(array, dtype=np.float32)).reshape(array.shape[0], -1)
+    bad = np.flatnonzero(~finite.all(axis=1))
+    if bad.size:
+        raise ValueError(f"{name} must be finite, got NaN or infinity in rows {_some(bad)}")
+
+
+def batch_of_inputs(name: str, inputs: Any) -> jax.Array:
+    """Return `inputs` as a floating array `[batch, *shape]` of finite numbers, or raise."""
+    array = floating_batch(name, inputs)
     if is_concrete(array):
-        finite = np.isfinite(np.asarray(array, dtype=np.float32)).reshape(array.shape[0], -1)
-        bad = np.flatnonzero(~finite.all(axis=1))
-        if bad.size:
-            raise ValueError(f"{name} must be finite, got NaN or infinity in rows {_some(bad)}")
+        finite_rows(name, array)
     return jnp.asarray(array)
 
 

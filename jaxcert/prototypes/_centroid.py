@@ -7,11 +7,11 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert.prototypes._half_spaces import distance_to_intersection_lower
-from jaxcert.prototypes._prototypes import Prototypes, check_shapes
+from jaxcert.prototypes._host import UNIT, host_centres, in_parts, rounded_quotient, separations
+from jaxcert.prototypes._prototypes import Prototypes
 
-_UNIT = np.finfo(np.float64).eps
-# Rows that are worked on at once; bounds memory by about rows x centres x centres numbers.
-_ROWS = 2048
+# Relative slack with which a bisector is told to be the exact distance; no bound depends on it.
+_TOLERANCE = 1e-12
 
 
 class CentroidCertificate(NamedTuple):
@@ -82,119 +82,100 @@ def centroid_certificate(
       arXiv:2006.07682. The case of several centres is derived here.
     """
     lipschitz = _checks.positive_number("lipschitz", lipschitz)
-    points, centres, labels = host_arrays(features, prototypes)
-    products = centres @ centres.T
-    squares = np.diagonal(products)
-    gaps = separations(centres, labels)
-    lengths = np.linalg.norm(points, axis=1)
-    # Rounding of the differences of squared distances: sums of d products on either side, and
-    # the move of features and centres to a common origin.
-    dimension = centres.shape[1]
-    reach = lengths + np.sqrt(squares.max())
-    budget = 2 * (dimension + 8) * _UNIT * reach**2
-    product_error = (dimension + 8) * _UNIT * squares.max()
-    radius = np.zeros(len(points))
+    points, middle, centres, labels = host_centres(features, prototypes)
+    search = _RivalSearch(centres, labels)
+    own = np.zeros(len(points), int)
     rival = np.zeros(len(points), int)
-    label = np.zeros(len(points), labels.dtype)
-    for start in range(0, len(points), _ROWS):
-        rows = np.arange(start, min(start + _ROWS, len(points)))
-        heights = squares - 2 * points[rows] @ centres.T
-        label[rows] = labels[heights.argmin(axis=1)]
-        for one in np.unique(label[rows]):
-            own, others = np.flatnonzero(labels == one), np.flatnonzero(labels != one)
-            chosen = rows[label[rows] == one]
-            low = heights[label[rows] == one]
-            differences = low[:, others, None] - low[:, None, own] - budget[chosen, None, None]
-            nearest, value = _nearest_rival(
-                differences / 2, products, product_error, gaps, own, others
-            )
-            rival[chosen], radius[chosen] = others[nearest], value
-    radius = np.maximum(0, radius * (1 - 8 * _UNIT) - 4 * _UNIT * reach)
-    return CentroidCertificate(label, rounded_quotient(radius, lipschitz), radius, rival)
+    radius = np.zeros(len(points))
+    doubled, largest = -2 * centres.T, np.sqrt(search.squares.max())
+    for rows, part, lengths in in_parts(points, middle):
+        # Squared distances less the squared lengths of the features, which cancel.
+        heights = part @ doubled
+        heights += search.squares
+        reach = lengths + largest
+        # Rounding of the differences of squared distances: sums of d products on either side, and
+        # the move of features and centres to a common origin.
+        budget = 2 * (centres.shape[1] + 8) * UNIT * reach**2
+        own[rows] = heights.argmin(axis=1)
+        rival[rows], values = search.nearest(heights, own[rows], budget)
+        radius[rows] = np.maximum(0, values * (1 - 8 * UNIT) - 4 * UNIT * reach)
+    return CentroidCertificate(labels[own], rounded_quotient(radius, lipschitz), radius, rival)
 
 
-def _nearest_rival(
-    differences: np.ndarray,
-    products: np.ndarray,
-    product_error: float,
-    gaps: np.ndarray,
-    own: np.ndarray,
-    others: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rival that is nearest, and the distance at which it takes over.
+class _RivalSearch:
+    """Finds the rival whose region is nearest, for rows of heights over the same centres.
 
-    Args:
-      differences: `[rows, rivals, own]`, half the differences of squared distances, rounded down.
-      products: `[k, k]`, inner products of the centres.
-      product_error: the largest absolute error of one of them.
-      gaps: `[k, k]`, distances of centres rounded up.
-      own: indices of the centres of the class.
-      others: indices of all other centres.
+    Attributes:
+      squares: squared lengths of the centres.
     """
-    # One rounding of the quotient; that of the differences is in them already.
-    bisectors = differences / gaps[np.ix_(others, own)]
-    values = bisectors.max(axis=2)
-    rows = np.arange(len(values))
-    if len(own) == 1:
-        nearest = values.argmin(axis=1)
-        return nearest, values[rows, nearest]
-    # A bisector alone is a lower bound; the exact distance is needed where it could be the least.
-    is_exact = np.zeros(values.shape, bool)
-    while True:
-        nearest = values.argmin(axis=1)
-        open_rows = rows[~is_exact[rows, nearest]]
-        if not open_rows.size:
+
+    def __init__(self, centres: np.ndarray, labels: np.ndarray):
+        self.products = centres @ centres.T
+        self.squares = np.diagonal(self.products).copy()
+        self.gram_error = 4 * (centres.shape[1] + 8) * UNIT * self.squares.max()
+        self.half_inverse_gaps = 0.5 / separations(centres, labels)
+        self.is_same = labels[:, None] == labels[None]
+        # The centres of the class of each centre; where classes differ in size, some twice.
+        most = self.is_same.sum(axis=1).max()
+        self.members = np.stack([np.resize(np.flatnonzero(same), most) for same in self.is_same])
+
+    def nearest(
+        self, heights: np.ndarray, own: np.ndarray, budget: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rival that is nearest and a lower bound on the distance at which it takes over.
+
+        Args:
+          heights: `[n, k]`, squared distances up to a constant of each row.
+          own: the nearest centre of each row.
+          budget: `[n]`, what rounding may have added to a difference of two heights.
+        """
+        rows = np.arange(len(heights))
+        # The bisector with the nearest centre alone is a lower bound for each rival; what is exact
+        # is needed only where it could be the least.
+        values = heights - (heights[rows, own] + budget)[:, None]
+        values *= self.half_inverse_gaps[own]
+        values[self.is_same[own]] = np.inf
+        if self.members.shape[1] == 1:
+            nearest = values.argmin(axis=1)
             return nearest, values[rows, nearest]
-        candidates = nearest[open_rows]
-        exact = distance_to_intersection_lower(
-            _grams_of_normals(products, others[candidates], own),
-            differences[open_rows, candidates],
-            gram_error=4 * product_error,
-        )
-        values[open_rows, candidates] = np.maximum(values[open_rows, candidates], exact)
-        is_exact[open_rows, candidates] = True
+        is_exact = np.zeros(values.shape, bool)
+        while True:
+            nearest = values.argmin(axis=1)
+            left = rows[~is_exact[rows, nearest]]
+            if not left.size:
+                return nearest, values[rows, nearest]
+            chosen = nearest[left]
+            exact = self._distance_lower(heights[left], own[left], chosen, budget[left])
+            values[left, chosen] = np.maximum(values[left, chosen], exact)
+            is_exact[left, chosen] = True
 
+    def _distance_lower(
+        self, heights: np.ndarray, own: np.ndarray, rivals: np.ndarray, budget: np.ndarray
+    ) -> np.ndarray:
+        """The distance to where one rival a row is nearer than all centres of the class: `[n]`."""
+        rows, members = np.arange(len(heights)), self.members[own]
+        offsets = heights[rows, rivals] - budget
+        offsets = (offsets[:, None] - np.take_along_axis(heights, members, axis=1)) / 2
+        bisectors = 2 * offsets * self.half_inverse_gaps[rivals[:, None], members]
+        first = bisectors.argmax(axis=1)
+        values = bisectors[rows, first]
+        # The foot on the farthest bisector lies beyond all others: then it is the nearest point.
+        leading = members[rows, first]
+        along = self._inner(rivals[:, None], members, leading[:, None])
+        square = along[rows, first]
+        steps = offsets[rows, first] / np.where(square > 0, square, 1)
+        slack = along * steps[:, None] - offsets
+        scale = np.abs(offsets).max(axis=1, keepdims=True)
+        left = rows[~np.all(slack >= -_TOLERANCE * scale, axis=1) | (square <= 0)]
+        if left.size:
+            rival, among = rivals[left, None, None], members[left]
+            grams = self._inner(rival, among[:, :, None], among[:, None, :])
+            exact = distance_to_intersection_lower(grams, offsets[left], gram_error=self.gram_error)
+            values[left] = np.maximum(values[left], exact)
+        return values
 
-def _grams_of_normals(products: np.ndarray, rivals: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Inner products of the differences from each rival to the own centres: `[n, own, own]`."""
-    across = products[rivals][:, own]
-    within = products[np.ix_(own, own)] + products[rivals, rivals][:, None, None]
-    return within - across[:, :, None] - across[:, None, :]
-
-
-def host_arrays(
-    features: ArrayLike, prototypes: Prototypes
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return float64 features and centres about a common origin, and labels, or raise."""
-    check_shapes(features, prototypes)
-    centres = np.asarray(prototypes.centres, np.float64)
-    labels = np.asarray(prototypes.labels)
-    if not np.isfinite(centres).all():
-        raise ValueError("prototypes.centres must be finite, got NaN or infinity")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"prototypes.labels must be integers, got {labels.dtype}")
-    if len(np.unique(labels)) < 2:
-        raise ValueError(
-            f"prototypes must have centres of at least two classes, got class {labels[0]} only"
-        )
-    middle = centres.mean(axis=0)
-    return np.asarray(features, np.float64) - middle, centres - middle, labels
-
-
-def separations(centres: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Distances between centres rounded up, `[k, k]`, or raise where two classes share a centre."""
-    gaps = np.stack([np.linalg.norm(centres - one, axis=1) for one in centres])
-    clashes = np.argwhere((gaps == 0) & (labels[:, None] != labels[None]))
-    if clashes.size:
-        first, second = clashes[0]
-        raise ValueError(
-            f"prototypes.centres of different classes must differ, got equal centres {first} and "
-            f"{second} of classes {labels[first]} and {labels[second]}"
-        )
-    up = gaps * (1 + (centres.shape[1] + 4) * _UNIT) + 4 * _UNIT * np.abs(centres).max()
-    return np.where(gaps > 0, up, 1.0)
-
-
-def rounded_quotient(radius: np.ndarray, lipschitz: float) -> np.ndarray:
-    """`radius / lipschitz`, rounded down and at least 0."""
-    return np.maximum(0, np.nextafter(radius / lipschitz, 0))
+    def _inner(self, rival: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Inner products of the differences of the rival and two other centres."""
+        products = self.products
+        across = products[rival, first] + products[rival, second]
+        return self.squares[rival] + products[first, second] - across

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcert import _checks
-from jaxcert.prototypes._prototypes import Prototypes
+from jaxcert.prototypes._prototypes import Prototypes, squared_distances
 
 
 class Clusters(NamedTuple):
@@ -192,19 +192,17 @@ def _best_of(
     num_restarts: int,
 ) -> Clusters:
     """The start of least inertia."""
+    # About their mean, where squared distances lose the least to rounding.
+    middle = weights @ points / jnp.sum(weights)
+    points = points - middle
 
     def attempt(number: jax.Array) -> Clusters:
         start = _plus_plus(jax.random.fold_in(key, number), points, weights, num_clusters)
         return _lloyd(points, weights, start, num_steps)
 
     attempts = jax.lax.map(attempt, jnp.arange(num_restarts))
-    return jax.tree.map(lambda leaf: leaf[jnp.argmin(attempts.inertia)], attempts)
-
-
-def _squared_distances(points: jax.Array, centres: jax.Array) -> jax.Array:
-    products = jnp.matmul(points, centres.T, precision=jax.lax.Precision.HIGHEST)
-    squares = jnp.sum(points**2, axis=1)[:, None] + jnp.sum(centres**2, axis=1)[None]
-    return jnp.maximum(squares - 2 * products, 0)
+    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(attempts.inertia)], attempts)
+    return best._replace(centres=best.centres + middle)
 
 
 def _plus_plus(
@@ -231,7 +229,7 @@ def _lloyd(points: jax.Array, weights: jax.Array, centres: jax.Array, num_steps:
     """Alternate between assigning points and moving centres."""
 
     def assign(centres: jax.Array) -> tuple[jax.Array, jax.Array]:
-        distances = _squared_distances(points, centres)
+        distances = squared_distances(points, centres)
         return jnp.argmin(distances, axis=1), jnp.min(distances, axis=1)
 
     def step(_: int, centres: jax.Array) -> jax.Array:

@@ -48,12 +48,17 @@ def centre_distances(features: ArrayLike, prototypes: Prototypes) -> jax.Array:
       >>> prototypes.centre_distances(jnp.zeros((1, 2)), corners)
       Array([[ 0., 25.]], dtype=float32)
     """
-    features, centres = check_shapes(features, prototypes)
+    features = _checks.batch_of_inputs("features", check_features(features, prototypes))
+    centres = jnp.asarray(prototypes.centres)
     # Moved to the middle of the centres, so that the three terms cancel as little as possible.
     middle = jnp.mean(centres, axis=0)
-    features, centres = features - middle, centres - middle
-    products = jnp.matmul(features, centres.T, precision=jax.lax.Precision.HIGHEST)
-    squares = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(centres**2, axis=1)[None]
+    return squared_distances(features - middle, centres - middle)
+
+
+def squared_distances(points: jax.Array, centres: jax.Array) -> jax.Array:
+    """`[n, k]` by products, accurate where points and centres lie around the origin."""
+    products = jnp.matmul(points, centres.T, precision=jax.lax.Precision.HIGHEST)
+    squares = jnp.sum(points**2, axis=1)[:, None] + jnp.sum(centres**2, axis=1)[None]
     return jnp.maximum(squares - 2 * products, 0)
 
 
@@ -209,23 +214,21 @@ class _Soft(NamedTuple):
         )
 
 
-def check_shapes(features: ArrayLike, prototypes: Prototypes) -> tuple[jax.Array, jax.Array]:
-    """Return features and centres, or raise unless they share a dimension."""
-    features = _checks.batch_of_inputs("features", features)
-    centres, labels = jnp.asarray(prototypes.centres), jnp.asarray(prototypes.labels)
-    if centres.ndim != 2 or 0 in centres.shape:
-        raise ValueError(f"prototypes.centres must have shape [k, d], got {centres.shape}")
-    if labels.shape != centres.shape[:1]:
+def check_features(features: ArrayLike, prototypes: Prototypes) -> jax.Array | np.ndarray:
+    """Return features as an array of any kind, or raise unless they fit the centres by shape."""
+    features = _checks.floating_batch("features", features)
+    centres, labels = np.shape(prototypes.centres), np.shape(prototypes.labels)
+    if len(centres) != 2 or 0 in centres:
+        raise ValueError(f"prototypes.centres must have shape [k, d], got {centres}")
+    if labels != centres[:1]:
         raise ValueError(
-            f"prototypes.labels must have shape ({centres.shape[0]},), one a centre, "
-            f"got {labels.shape}"
+            f"prototypes.labels must have shape ({centres[0]},), one a centre, got {labels}"
         )
-    if features.ndim != 2 or features.shape[1] != centres.shape[1]:
+    if features.ndim != 2 or features.shape[1] != centres[1]:
         raise ValueError(
-            f"features must have shape [n, {centres.shape[1]}] as the centres have, "
-            f"got {features.shape}"
+            f"features must have shape [n, {centres[1]}] as the centres have, got {features.shape}"
         )
-    return features, centres
+    return features
 
 
 def check_labels(prototypes: Prototypes, num_classes: int) -> jax.Array:

@@ -5,15 +5,9 @@ from jax.typing import ArrayLike
 from scipy.special import logsumexp
 
 from jaxcert import _checks
-from jaxcert.prototypes._centroid import (
-    CentroidCertificate,
-    host_arrays,
-    rounded_quotient,
-    separations,
-)
+from jaxcert.prototypes._centroid import CentroidCertificate
+from jaxcert.prototypes._host import UNIT, host_centres, in_parts, rounded_quotient, separations
 from jaxcert.prototypes._prototypes import Prototypes
-
-_UNIT = np.finfo(np.float64).eps
 
 
 def soft_certificate(
@@ -61,17 +55,21 @@ def soft_certificate(
     """
     variance = _checks.positive_number("variance", variance)
     lipschitz = _checks.positive_number("lipschitz", lipschitz)
-    points, centres, labels = host_arrays(features, prototypes)
+    points, middle, centres, labels = host_centres(features, prototypes)
     gaps = separations(centres, labels)
     squares = np.einsum("kd,kd->k", centres, centres)
     # The squared norm of the feature is in all exponents alike, and cancels.
-    exponents = -(squares - 2 * points @ centres.T) / (2 * variance)
+    parts = [
+        (part @ (centres.T / variance) - squares / (2 * variance), lengths)
+        for _, part, lengths in in_parts(points, middle)
+    ]
+    exponents, lengths = (np.concatenate(values) for values in zip(*parts, strict=True))
     classes = np.unique(labels)
     members = [np.flatnonzero(labels == one) for one in classes]
     scores = np.stack([logsumexp(exponents[:, own], axis=1) for own in members], axis=1)
     best = scores.argmax(axis=1)
-    reach = np.linalg.norm(points, axis=1) + np.sqrt(squares.max())
-    relative = 2 * (centres.shape[1] + len(labels) + 8) * _UNIT
+    reach = lengths + np.sqrt(squares.max())
+    relative = 2 * (centres.shape[1] + len(labels) + 8) * UNIT
     budget = relative * (1 + reach**2 / variance)
     spread = np.array([[gaps[np.ix_(a, b)].max() for b in members] for a in members])
     margins = scores[np.arange(len(points)), best][:, None] - scores - budget[:, None]
@@ -79,7 +77,7 @@ def soft_certificate(
     radii[np.arange(len(points)), best] = np.inf
     limiting = radii.argmin(axis=1)
     radius = radii[np.arange(len(points)), limiting]
-    radius = np.maximum(0, radius * (1 - 8 * _UNIT) - 4 * _UNIT * reach)
+    radius = np.maximum(0, radius * (1 - 8 * UNIT) - 4 * UNIT * reach)
     is_rival = labels[None] == classes[limiting][:, None]
     rival = np.where(is_rival, exponents, -np.inf).argmax(axis=1)
     return CentroidCertificate(classes[best], rounded_quotient(radius, lipschitz), radius, rival)

@@ -4,7 +4,7 @@ import pytest
 from scipy.optimize import nnls
 
 from jaxcert import prototypes
-from jaxcert.prototypes import _centroid, _half_spaces
+from jaxcert.prototypes import _half_spaces, _host
 
 
 def random_case(seed, dimension, clusters, num_classes=3, n=30):
@@ -204,7 +204,7 @@ def test_soft_rule_over_the_nearest_centres_only_has_no_lipschitz_constant():
 def test_large_batches_are_certified_in_parts(monkeypatch):
     features, table = random_case(12, 3, 3, n=50)
     whole = prototypes.centroid_certificate(features, table)
-    monkeypatch.setattr(_centroid, "_ROWS", 7)
+    monkeypatch.setattr(_host, "_ROWS", 7)
     parts = prototypes.centroid_certificate(features, table)
     np.testing.assert_array_equal(whole.label, parts.label)
     np.testing.assert_allclose(whole.feature_radius, parts.feature_radius, rtol=1e-12)
