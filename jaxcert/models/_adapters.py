@@ -1,7 +1,6 @@
 """Adapters from Flax modules to classifiers: pytrees of weights with a static function."""
 
 import dataclasses
-import hashlib
 import inspect
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -10,9 +9,10 @@ import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
+
+from jaxcert import _fingerprint
 
 # What a module calls the switch between training and evaluation, and its value in evaluation.
 _EVALUATION_VALUES = {
@@ -206,32 +206,7 @@ def fingerprint(classify: Partial) -> str:
       >>> len(models.fingerprint(models.from_nnx(network)))
       64
     """
-    if not isinstance(classify, Partial):
-        raise TypeError(
-            "classify must be a jax.tree_util.Partial, as from_nnx and from_linen return, got "
-            f"{type(classify).__name__}"
-        )
-    function = classify.func
-    if isinstance(function, _NnxClassifier | _LinenClassifier):
-        return hash_arrays(function.name, classify.args[0])
-    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
-    return hash_arrays(name, (classify.args, dict(classify.keywords)))
-
-
-def hash_arrays(name: str, tree: Any) -> str:
-    """SHA-256 of `name` and of the path, type, shape and bytes of each array of `tree`."""
-    digest = hashlib.sha256(name.encode())
-    lines = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        place = jax.tree_util.keystr(path, simple=True, separator="/")
-        content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-        lines.append(f"{place} {array.dtype.name} {array.shape} {content}")
-    digest.update("\n".join(sorted(lines)).encode())
-    return digest.hexdigest()
+    return _fingerprint.fingerprint(classify)
 
 
 def _snapshot(state: Any) -> Any:
