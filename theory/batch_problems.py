@@ -113,7 +113,7 @@ def law(problem: LeastSquares, family: str, size: int, draw: np.ndarray) -> Law:
         return _coins(np.arange(count), smoothness_probabilities(lengths, size), 1.0)
     laws = []
     for part in np.unique(PARTS):
-        members = np.flatnonzero(PARTS == part)
+        members = np.flatnonzero(part == PARTS)
         share = members.size / count
         if family == "partition-nice":
             laws.append(_subsets(members, size, share))
@@ -145,7 +145,7 @@ def sampling(problem: LeastSquares, family: str, draw: np.ndarray) -> batching.S
     everyone = np.arange(NUM_EXAMPLES)
     examples = np.array([problem.smoothness(np.array([i])) for i in everyone])
     whole = problem.smoothness(everyone)
-    parts = np.array([problem.smoothness(np.flatnonzero(PARTS == j)) for j in np.unique(PARTS)])
+    parts = np.array([problem.smoothness(np.flatnonzero(j == PARTS)) for j in np.unique(PARTS)])
     with jax.enable_x64(True):
         if family == "nice":
             return batching.nice(examples, smoothness=whole)

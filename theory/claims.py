@@ -1,13 +1,19 @@
 """All claims of the ledger, in the order in which it lists them."""
 
 from theory import (
+    batch_convergence,
+    batch_moments,
     binomial_bounds,
     grid_noise,
+    margins,
     prediction,
+    recertification,
     smoothing_radii,
     stopping,
     tropical_boundary,
     tropical_pruning,
+    tropical_regions,
+    zonotopes,
 )
 
 CLAIMS = (
@@ -16,6 +22,12 @@ CLAIMS = (
     *binomial_bounds.CLAIMS,
     *prediction.CLAIMS,
     *stopping.CLAIMS,
+    *recertification.CLAIMS,
+    *margins.CLAIMS,
+    *zonotopes.CLAIMS,
+    *tropical_regions.CLAIMS,
     *tropical_boundary.CLAIMS,
     *tropical_pruning.CLAIMS,
+    *batch_moments.CLAIMS,
+    *batch_convergence.CLAIMS,
 )
