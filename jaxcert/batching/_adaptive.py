@@ -132,8 +132,9 @@ def adaptive_batch_sgd(
     ) -> tuple[optax.Updates, AdaptiveBatchState]:
         del params, extra_args
         known = _estimates.observe(
-            sampling, estimate, state.noise, updates, batch, squared_norms, decay
-        )
+            sampling, estimate, state.noise, updates, batch, squared_norms, decay,
+            with_mean=noise != "mean_square",
+        )  # fmt: skip
         evaluations = count_evaluations(state.evaluations, batch.size)
         following = AdaptiveBatchState(state.step + 1, *planned(known), evaluations, known)
         return scaled(updates, state.step_size), following

@@ -38,7 +38,9 @@ def norms(sampling: "Sampling", squared: SquaredNorms) -> SquaredNorms:
     dtype = sampling.part_smoothness.dtype
     examples, parts, total = (jnp.asarray(value).astype(dtype) for value in squared)
     count, num_parts = sampling.num_examples, sampling.num_parts
-    if examples.shape != (count,):
+    # Uniform probabilities need the mean of each part alone, which is all that some rules know.
+    means = sampling.importance == "uniform" and examples.shape == (num_parts,)
+    if examples.shape != (count,) and not means:
         raise ValueError(f"norms.examples must have shape ({count},), got {examples.shape}")
     if parts.shape not in ((), (num_parts,)) or total.ndim != 0:
         raise ValueError(

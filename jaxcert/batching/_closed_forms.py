@@ -21,11 +21,13 @@ _GRID = 512
 @jax.jit
 def scaled_smoothness(sampling: "Sampling", tau: jax.Array) -> jax.Array:
     """The batch size times the expected smoothness that each part asks for: `[m]`."""
-    sizes, largest = _sizes(sampling), _part_max(sampling, sampling.example_smoothness)
+    sizes, largest = _sizes(sampling), sampling.largest_smoothness
     count, smoothness = sampling.num_examples, sampling.part_smoothness
     if sampling.family == "with_replacement":
-        probability = sampling.weights / jnp.sum(sampling.weights)
-        worst = jnp.max(sampling.example_smoothness / (count * probability))
+        worst = sampling.largest_smoothness
+        if sampling.importance != "uniform":
+            probability = sampling.weights / jnp.sum(sampling.weights)
+            worst = jnp.max(sampling.example_smoothness / (count * probability))
         return (tau - 1) * smoothness + worst
     share = count * sampling.part_probabilities
     if sampling.family == "nice":
@@ -44,10 +46,12 @@ def scaled_noise(sampling: "Sampling", tau: jax.Array, norms: SquaredNorms) -> j
     """The batch size times the second moment of the gradient estimate: a scalar."""
     sizes, count = _sizes(sampling), sampling.num_examples
     if sampling.family == "with_replacement":
+        if sampling.importance == "uniform":
+            return (tau - 1) * norms.total + part_sum(sampling, norms.examples)[0] / count
         probability = sampling.weights / jnp.sum(sampling.weights)
         return (tau - 1) * norms.total + jnp.sum(norms.examples / probability) / count**2
     share = count**2 * sampling.part_probabilities
-    sums = _part_sum(sampling, norms.examples)
+    sums = part_sum(sampling, norms.examples)
     if sampling.family == "nice":
         inside = (tau - 1) * sizes * norms.parts + (sizes - tau) * sums / sizes
         # The only batch of a part with one example is that example.
@@ -56,7 +60,7 @@ def scaled_noise(sampling: "Sampling", tau: jax.Array, norms: SquaredNorms) -> j
     if sampling.importance == "uniform":
         return jnp.sum((tau * sizes**2 * norms.parts + (sizes - tau) * sums) / share)
     probability = inclusion_probabilities(sampling, tau)
-    spread = _part_sum(sampling, (1 - probability) / probability * norms.examples)
+    spread = part_sum(sampling, (1 - probability) / probability * norms.examples)
     return tau * jnp.sum((sizes**2 * norms.parts + spread) / share)
 
 
@@ -73,8 +77,8 @@ def inclusion_probabilities(sampling: "Sampling", tau: jax.Array) -> jax.Array:
             return smoothness / (smoothness + level[sampling.part_of_example])
 
         # L_i / (L_i + delta) < L_i / delta, so delta is below the sum of L_i over tau.
-        top = _part_sum(sampling, smoothness) / tau
-        level = _root(lambda level: _part_sum(sampling, probability(level)) > tau, 0 * top, top)
+        top = part_sum(sampling, smoothness) / tau
+        level = _root(lambda level: part_sum(sampling, probability(level)) > tau, 0 * top, top)
         return probability(level)
     weights = sampling.weights
     smallest = -_part_max(sampling, -weights)
@@ -83,7 +87,7 @@ def inclusion_probabilities(sampling: "Sampling", tau: jax.Array) -> jax.Array:
         return jnp.minimum(level[sampling.part_of_example] * weights, 1.0)
 
     level = _root(
-        lambda level: _part_sum(sampling, clipped(level)) < tau, 0 * smallest, 1.0 / smallest
+        lambda level: part_sum(sampling, clipped(level)) < tau, 0 * smallest, 1.0 / smallest
     )
     return clipped(level)
 
@@ -166,7 +170,10 @@ def _sizes(sampling: "Sampling") -> jax.Array:
     return sampling.part_sizes.astype(sampling.part_smoothness.dtype)
 
 
-def _part_sum(sampling: "Sampling", values: jax.Array) -> jax.Array:
+def part_sum(sampling: "Sampling", values: jax.Array) -> jax.Array:
+    """The sums over the parts `[m]` of values `[n]` or, where m < n, of their means `[m]`."""
+    if values.shape == (sampling.num_parts,) != (sampling.num_examples,):
+        return values * _sizes(sampling)
     if sampling.num_parts == 1:
         return jnp.sum(values)[None]
     return jax.ops.segment_sum(values, sampling.part_of_example, num_segments=sampling.num_parts)

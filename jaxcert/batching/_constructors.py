@@ -227,7 +227,8 @@ def _one_part(
     _check_smoothness("smoothness", examples, whole, parts)
     return Sampling(
         family, importance, examples, whole, jnp.ones_like(whole), jnp.asarray(parts),
-        jnp.asarray([count], jnp.int32), jnp.arange(count, dtype=jnp.int32), chosen,
+        jnp.asarray([count], jnp.int32), jnp.arange(count, dtype=jnp.int32),
+        jnp.max(examples)[None], chosen,
     )  # fmt: skip
 
 
@@ -273,6 +274,7 @@ def _partition(
     return Sampling(
         family, importance, examples, smoothness, probabilities, jnp.asarray(parts, jnp.int32),
         jnp.asarray(sizes, jnp.int32), jnp.asarray(np.argsort(parts, kind="stable"), jnp.int32),
+        jax.ops.segment_max(examples, jnp.asarray(parts), num_segments=num_parts),
         jnp.ones_like(examples),
     )  # fmt: skip
 

@@ -192,8 +192,9 @@ def distance_aware_sgd(
         )
         distance = jnp.maximum(distance, nearest)
         known = _estimates.observe(
-            sampling, estimate, state.noise, updates, batch, squared_norms, decay
-        )
+            sampling, estimate, state.noise, updates, batch, squared_norms, decay,
+            with_mean=noise != "mean_square",
+        )  # fmt: skip
         evaluations = count_evaluations(state.evaluations, batch.size)
         following = DistanceAwareState(
             state.step + 1, *planned(known, distance), evaluations, distance, known

@@ -103,10 +103,12 @@ def _shuffle_rows(
     order = jax.lax.fori_loop(0, (jnp.max(swaps) + _BLOCK - 1) // _BLOCK, block, start)
     # Where fewer are left out than drawn, the swaps chose those: the batch follows them.
     offset = jnp.where(count > left_out, swaps, 0)
-    turned = (jnp.arange(capacity)[None] + offset[:, None]) % jnp.maximum(population, 1)[:, None]
-    return jnp.where(
-        (offset > 0)[:, None], jnp.take_along_axis(order, turned.astype(jnp.int32), axis=1), order
-    )
+
+    def turn(order: jax.Array) -> jax.Array:
+        places = (jnp.arange(capacity)[None] + offset[:, None]) % population[:, None]
+        return jnp.take_along_axis(order, places.astype(jnp.int32), axis=1)
+
+    return jax.lax.cond(jnp.any(offset > 0), turn, lambda order: order, order)
 
 
 def draw_batch(
@@ -158,7 +160,9 @@ def _draw(sampling: "Sampling", key: jax.Array, tau: jax.Array, capacity: int) -
             size = size.astype(jnp.int32)
         starts = jnp.cumsum(sampling.part_sizes) - sampling.part_sizes
         order = shuffled_prefix(example_key, population, size, count)[:capacity]
-        indices = sampling.members[starts[part] + jnp.minimum(order, population - 1)]
+        indices = order
+        if sampling.num_parts > 1:
+            indices = sampling.members[starts[part] + jnp.minimum(order, population - 1)]
         weights = jnp.broadcast_to(1.0 / (share * inclusion), (capacity,))
     drawn = jnp.arange(capacity) < size
     weights = jnp.where(drawn, weights, 0.0).astype(dtype)

@@ -98,23 +98,25 @@ def batch_gradient(
         raise ValueError(f"microbatch_sizes must fall, got {microbatch_sizes}")
     capacity = batch.indices.shape[0]
     sizes = [size for size in sizes if size <= capacity] or [capacity]
-    # A slice that starts within the batch must not reach beyond the arrays.
-    indices = jnp.pad(batch.indices, (0, sizes[0]))
-    weights = jnp.pad(batch.weights, (0, sizes[0]))
-    drawn = jnp.arange(capacity + sizes[0]) < batch.size
+    weight_type = batch.weights.dtype
 
     def add(size: int, first: jax.Array, number: jax.Array, carry: Any) -> Any:
         total, *columns = carry
-        start = first + number * size
+        wanted = first + number * size
+        # The last slice starts early enough to end with the arrays, and skips what was seen.
+        start = jnp.minimum(wanted, capacity - size)
+        place = start + jnp.arange(size)
+        new = (place >= wanted) & (place < batch.size)
         some = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        gradient, *found = objective.weighted_gradient(params, some(indices), some(weights))
+        weights = jnp.where(new, some(batch.weights), 0.0)
+        gradient, *found = objective.weighted_gradient(params, some(batch.indices), weights)
         total = jax.tree.map(lambda one, other: one + other.astype(one.dtype), total, gradient)
-        for place, values in enumerate(found):
-            values = jnp.where(some(drawn), values, 0.0).astype(weights.dtype)
-            columns[place] = jax.lax.dynamic_update_slice_in_dim(columns[place], values, start, 0)
+        for column, values in enumerate(found):
+            values = jnp.where(new, values.astype(weight_type), some(columns[column]))
+            columns[column] = jax.lax.dynamic_update_slice_in_dim(columns[column], values, start, 0)
         return (total, *columns)
 
-    nothing = jnp.zeros(weights.shape, weights.dtype)
+    nothing = jnp.zeros(capacity, weight_type)
     carry = (jax.tree.map(jnp.zeros_like, params), nothing, nothing)
     done = jnp.zeros_like(batch.size)
     for size in sizes:
@@ -124,7 +126,7 @@ def batch_gradient(
         done = done + count * size
     total, norms, losses = carry
     gradient = jax.tree.map(lambda leaf: leaf / objective.num_examples, total)
-    return BatchGradient(gradient, norms[:capacity], losses[:capacity])
+    return BatchGradient(gradient, norms, losses)
 
 
 def minimize(

@@ -16,7 +16,8 @@ class SquaredNorms(NamedTuple):
     at the optimum of a sampling with one part, where both vanish.
 
     Attributes:
-      examples: `[n]`, :math:`h_i = \|\nabla f_i(x)\|^2`.
+      examples: `[n]`, :math:`h_i = \|\nabla f_i(x)\|^2`; for uniform probabilities, and
+        fewer parts than examples, their mean over each part `[m]` will do.
       parts: `[m]`, :math:`\|\nabla f_{C_j}(x)\|^2` of the mean over each part.
       total: scalar, :math:`h = \|\nabla f(x)\|^2` of the mean over all examples.
     """

@@ -34,6 +34,7 @@ class Problem:
     Attributes:
       kind: `"ridge"` or `"logistic"`.
       features: `[n, d]`, rows :math:`a_i`.
+      squared_row_norms: `[n]`, :math:`\|a_i\|^2`.
       targets: `[n]`, :math:`b_i`.
       penalty: :math:`\lambda`, scalar.
       smoothness_upper: L of f, scalar.
@@ -43,6 +44,7 @@ class Problem:
 
     kind: str = dataclasses.field(metadata={"static": True})
     features: jax.Array | np.ndarray
+    squared_row_norms: jax.Array | np.ndarray
     targets: jax.Array | np.ndarray
     penalty: jax.Array | np.ndarray | np.floating
     smoothness_upper: jax.Array | np.ndarray | np.floating
@@ -103,7 +105,7 @@ class Problem:
         x, features = jnp.asarray(x), jnp.asarray(self.features)
         scores = features @ x
         slopes = self._slopes(scores, self.targets)
-        examples = self._example_norms(features, scores, slopes, x)
+        examples = self._example_norms(self.squared_row_norms, scores, slopes, x)
         total = jnp.sum((slopes @ features / self.num_examples + self.penalty * x) ** 2)
         if sampling is None or sampling.num_parts == 1:
             return SquaredNorms(examples, total[None], total)
@@ -133,7 +135,8 @@ class Problem:
         slopes = self._slopes(scores, targets)
         losses = self._losses(scores, targets) + self.penalty / 2 * jnp.sum(x**2)
         total = (weights * slopes) @ features + jnp.sum(weights) * self.penalty * x
-        return total, self._example_norms(features, scores, slopes, x), losses
+        rows = jnp.asarray(self.squared_row_norms)[indices]
+        return total, self._example_norms(rows, scores, slopes, x), losses
 
     def nice_sampling(self) -> Sampling:
         """The sampling of batches without replacement, with the constants of this problem.
@@ -193,9 +196,8 @@ class Problem:
         return -signs * jax.nn.sigmoid(-signs * scores)
 
     def _example_norms(
-        self, features: jax.Array, scores: jax.Array, slopes: jax.Array, x: jax.Array
+        self, rows: ArrayLike, scores: jax.Array, slopes: jax.Array, x: jax.Array
     ) -> jax.Array:
-        rows = jnp.einsum("nd,nd->n", features, features)
         cross = 2 * slopes * self.penalty * scores
         return jnp.maximum(slopes**2 * rows + cross + self.penalty**2 * jnp.sum(x**2), 0.0)
 
@@ -287,12 +289,12 @@ def _problem(kind: str, features: ArrayLike, targets: ArrayLike, penalty: float)
             "penalty must be above 0 where the features lack full column rank, got 0: "
             "the strong convexity would be 0"
         )
-    squares = np.einsum("nd,nd->n", rows, rows) * (1 + dimension * np.finfo(np.float64).eps)
-    each = curvature * squares + penalty
+    squares = np.einsum("nd,nd->n", rows, rows)
+    each = curvature * squares * (1 + dimension * np.finfo(np.float64).eps) + penalty
     if not np.all(each > 0):
         raise ValueError("features must have no zero row where penalty is 0")
     return Problem(
-        kind, rows, wanted, np.float64(penalty), np.float64(smoothness), each,
+        kind, rows, squares, wanted, np.float64(penalty), np.float64(smoothness), each,
         np.float64(flattest + penalty),
     )  # fmt: skip
 

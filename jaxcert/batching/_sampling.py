@@ -33,6 +33,7 @@ class Sampling:
       part_of_example: int32 `[n]`.
       part_sizes: int32 `[m]`, :math:`n_j`.
       members: int32 `[n]`, the examples ordered by part.
+      largest_smoothness: `[m]`, the largest :math:`L_i` of each part.
       weights: `[n]`, what the probabilities are proportional to, before they are clipped at 1.
 
     Example:
@@ -58,6 +59,7 @@ class Sampling:
     part_of_example: jax.Array
     part_sizes: jax.Array
     members: jax.Array
+    largest_smoothness: jax.Array
     weights: jax.Array
 
     @property
@@ -137,8 +139,9 @@ class Sampling:
         tau, norms = _arguments.size(self, batch_size), _arguments.norms(self, norms)
         if self.family == "nice" and self.num_parts == 1:
             # Exactly 0 for the full batch, where the difference below would round.
-            spread = jnp.maximum(jnp.mean(norms.examples) - norms.total, 0.0)
             count = self.num_examples
+            mean = _closed_forms.part_sum(self, norms.examples)[0] / count
+            spread = jnp.maximum(mean - norms.total, 0.0)
             return spread * (count - tau) / (tau * max(count - 1, 1))
         return jnp.maximum(_closed_forms.scaled_noise(self, tau, norms) / tau - norms.total, 0.0)
 

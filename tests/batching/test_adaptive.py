@@ -352,7 +352,14 @@ def test_squared_mean_gradient_is_estimated_without_bias(family):
         gradient = batch.weights @ chosen / 6
         squares = jnp.sum(chosen**2, axis=1)
         seen = _estimates.observe(
-            sampling, "table", start, gradient, batch, jnp.where(batch.weights > 0, squares, 0), 0.5
+            sampling,
+            "table",
+            start,
+            gradient,
+            batch,
+            jnp.where(batch.weights > 0, squares, 0),
+            0.5,
+            with_mean=True,
         )
         return seen.parts[0] / 0.5
 

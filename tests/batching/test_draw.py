@@ -120,6 +120,14 @@ def test_bad_draws(arguments, error, words):
         sampling.draw(*arguments)
 
 
+def test_a_batch_beyond_the_smallest_part_is_refused(key):
+    sampling = batching.partition_nice(
+        np.ones(5), part_smoothness=[1.0, 1.0], part_of_example=[0, 0, 0, 1, 1]
+    )
+    with pytest.raises(ValueError, match=r"must lie in \[1, 2\], up to the size of the smallest"):
+        sampling.draw(key, 3)
+
+
 def test_capacity_is_checked(key):
     sampling = batching.nice(oracle.EXAMPLE_SMOOTHNESS, smoothness=oracle.smoothness())
     with pytest.raises(ValueError, match="batch_size must be at most the capacity 2"):

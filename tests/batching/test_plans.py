@@ -33,6 +33,7 @@ def settings_of(problem, **more):
         ({"noise": "none"}, "noise must be one of mean_square"),
         ({"noise_cap": 0.0}, "noise_cap must be finite and above 0"),
         ({"strong_convexity": 0.0}, "strong_convexity must be finite and above 0"),
+        ({"strong_convexity": -0.1}, "strong_convexity must be finite and above 0"),
         ({"strong_convexity": 50.0}, "must not exceed the smoothness"),
         ({"accuracy": -1.0}, "accuracy must be finite and above 0"),
         ({"decay": 1.0}, "decay must lie strictly between"),
@@ -49,6 +50,9 @@ def test_bad_settings_of_the_distance_rule(problem):
         batching.distance_aware_sgd(
             problem.nice_sampling(), strong_convexity=mu, step_overhead=-1.0
         )
+    for wrong, words in ((0.0, "finite and above 0"), (50.0, "not exceed the smoothness")):
+        with pytest.raises(ValueError, match=f"strong_convexity.*{words}"):
+            batching.distance_aware_sgd(problem.nice_sampling(), strong_convexity=wrong)
     with pytest.raises(ValueError, match="distance_sq must be finite"):
         batching.distance_aware_sgd(problem.nice_sampling(), strong_convexity=mu, distance_sq=0.0)
     halves = batching.partition_nice(

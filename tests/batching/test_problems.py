@@ -184,6 +184,7 @@ ROWS = np.eye(3)
         (lambda: batching.ridge(ROWS, [1, 1], penalty=1.0), "targets must be 3 finite numbers"),
         (lambda: batching.ridge(ROWS * np.nan, [1, 1, 1], penalty=1.0), "features must be finite"),
         (lambda: batching.ridge(np.ones((3, 2)), [1, 1, 1], penalty=0.0), "full column rank"),
+        (lambda: batching.ridge(np.vstack([ROWS, 0 * ROWS[:1]]), [1] * 4, penalty=0.0), "zero row"),
         (lambda: batching.unit_rows(np.diag([1.0, 0.0, 2.0])), "no zero row, got 1 of them"),
         (lambda: batching.binary_labels([1, 2, 3]), "exactly two values"),
         (lambda: batching.ridge(np.ones(3), [1, 1, 1], penalty=1.0), r"shape \[n, d\]"),
