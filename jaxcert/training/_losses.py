@@ -44,7 +44,7 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise: Noise | None) -> jax.
     Args:
       key: a typed key.
       images: `[n, *shape]`.
-      noise: a `Noise` of one scale, or None to return the images as they are.
+      noise: a `Noise` of one scale or one an image, or None to return the images as they are.
 
     Returns:
       `[n, *shape]`, not clipped: the certificate is about unclipped noise.
@@ -59,7 +59,7 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise: Noise | None) -> jax.
     if noise is None:
         return images
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(images.shape[0]))
-    return images + jax.vmap(lambda one: noise.sample(one, images.shape[1:]))(keys)
+    return images + noise.sample(keys, images.shape[1:])
 
 
 def cross_entropy(

@@ -1,5 +1,6 @@
 """One optimisation step as a pure function of a state."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from flax import nnx
 from jaxcert.smoothing import Noise
 from jaxcert.training._augmentations import Augmentation
 from jaxcert.training._losses import Loss
+from jaxcert.training._noisy_scores import frozen
+from jaxcert.training._scales import ScaleUpdate
 
 
 class TrainState(NamedTuple):
@@ -20,11 +23,14 @@ class TrainState(NamedTuple):
       parameters: the trained weights, nested dictionaries.
       variables: what the network keeps beside them: running averages, constants, counters.
       optimizer_state: of the optax optimizer.
+      noise_scales: `[n]`, the scale of the noise of each image where each has its own, else None;
+        `make_batch_step` hands a step those of its batch.
     """
 
     parameters: Any
     variables: Any
     optimizer_state: optax.OptState
+    noise_scales: Any = None
 
 
 Step = Callable[
@@ -73,6 +79,7 @@ def make_step(
     loss: Loss,
     noise: Noise | None,
     augment: Augmentation | None = None,
+    adapt: ScaleUpdate | None = None,
 ) -> Step:
     """Build the function that takes one step of the optimizer on one batch.
 
@@ -83,10 +90,12 @@ def make_step(
       noise: handed to `loss`.
       augment: from a key and the images to the images that `loss` sees, such as `flip_randomly`;
         None leaves them.
+      adapt: changes `state.noise_scales`, one a row of the batch, before the loss draws noise of
+        these scales, such as `adapt_sigma`; None leaves them.
 
     Returns:
       A pure function `(state, key, images, labels) -> (state, metrics)`; the metrics are those of
-      `loss` and `loss` itself.
+      `loss` and `loss` itself, and `noise_scale`, the mean of the batch, where the state has them.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -108,10 +117,16 @@ def make_step(
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         # Far from the indices of rows, which the loss folds into its key.
         seen = images if augment is None else augment(jax.random.fold_in(key, 2**32 - 1), images)
+        scales, own_noise = state.noise_scales, noise
+        if adapt is not None:
+            network = frozen(nnx.merge(graphdef, state.parameters, state.variables))
+            scales = adapt(jax.random.fold_in(key, 2**32 - 2), network, seen, scales)
+        if scales is not None and noise is not None:
+            own_noise = dataclasses.replace(noise, scale=jax.lax.stop_gradient(scales))
 
         def objective(parameters: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
             module: Any = nnx.merge(graphdef, parameters, state.variables)
-            value, metrics = loss(key, module, seen, labels, noise=noise)
+            value, metrics = loss(key, module, seen, labels, noise=own_noise)
             _, variables = nnx.split_state(nnx.state(module), nnx.Param, ...)
             return value, ({"loss": value, **metrics}, nnx.to_pure_dict(variables))
 
@@ -120,7 +135,9 @@ def make_step(
             gradients, state.optimizer_state, state.parameters
         )
         parameters = optax.apply_updates(state.parameters, updates)
-        return TrainState(parameters, variables, optimizer_state), metrics
+        if scales is not None:
+            metrics = metrics | {"noise_scale": jnp.mean(scales)}
+        return TrainState(parameters, variables, optimizer_state, scales), metrics
 
     return step
 
@@ -144,11 +161,12 @@ def make_batch_step(step: Step, *, batch_size: int) -> Callable[..., Any]:
       >>> import jax, jax.numpy as jnp
       >>> from jaxcert import training
       >>> def step(state, key, images, labels):  # stands for what make_step builds
-      ...     return state + labels.sum(), {}
+      ...     return state._replace(parameters=state.parameters + labels.sum()), {}
       >>> batch_step = training.make_batch_step(step, batch_size=2)
-      >>> total, _ = batch_step(0, jax.random.key(1), jnp.array([3, 0, 2, 1]), 1,
+      >>> state = training.TrainState(parameters=0, variables={}, optimizer_state=())
+      >>> state, _ = batch_step(state, jax.random.key(1), jnp.array([3, 0, 2, 1]), 1,
       ...                       jnp.zeros((4, 8)), jnp.array([10, 20, 30, 40]))
-      >>> int(total)
+      >>> int(state.parameters)
       50
     """
 
@@ -161,6 +179,12 @@ def make_batch_step(step: Step, *, batch_size: int) -> Callable[..., Any]:
         labels: jax.Array,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         rows = jax.lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
-        return step(state, jax.random.fold_in(key, index), images[rows], labels[rows])
+        own_key = jax.random.fold_in(key, index)
+        scales = state.noise_scales
+        if scales is None:
+            return step(state, own_key, images[rows], labels[rows])
+        state = state._replace(noise_scales=scales[rows])
+        state, metrics = step(state, own_key, images[rows], labels[rows])
+        return state._replace(noise_scales=scales.at[rows].set(state.noise_scales)), metrics
 
     return batch_step

@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,9 @@ from jaxcert import _checks, _storage, data, models
 from jaxcert.smoothing import Noise
 from jaxcert.training._arrangement import Arrangement, checked_rows
 from jaxcert.training._augmentations import Augmentation
+from jaxcert.training._identity import identify
 from jaxcert.training._losses import Loss, cross_entropy
+from jaxcert.training._scales import ScaleUpdate
 from jaxcert.training._step import TrainState, make_batch_step, make_step, start
 
 _KEPT_CHECKPOINTS = 2
@@ -33,10 +34,13 @@ class TrainResult(NamedTuple):
       module: the trained network, the one that was given.
       history: one dictionary an epoch: `epoch` (from 1), the mean of each metric over the epoch's
         steps (`loss`, `accuracy` and what else the loss reports), `seconds`, `images_per_second`.
+      noise_scales: float32 `[n]`, the scale of the noise of each image at the end, where `adapt`
+        was given; else None.
     """
 
     module: nnx.Module
     history: list[dict[str, float]]
+    noise_scales: np.ndarray | None = None
 
 
 def train(
@@ -54,6 +58,8 @@ def train(
     loss: Loss = cross_entropy,
     augment: Augmentation | None = None,
     arrange: Arrangement | None = None,
+    adapt: ScaleUpdate | None = None,
+    adapt_after: int = 0,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> TrainResult:
@@ -82,9 +88,13 @@ def train(
         `flip_randomly` or `functools.partial(shift_randomly, pixels=2)`; None leaves them.
       arrange: chooses the images of all batches of an epoch from the network as it is when the
         epoch begins, such as `cluster_batches`; None visits all images in random order.
+      adapt: changes the noise of each image before each step on it, such as
+        `functools.partial(adapt_sigma, smallest=0.1, largest=0.5)`. Each image begins with the
+        scale of `noise` and keeps its own from epoch to epoch; None keeps one scale for all.
+      adapt_after: epochs before the scales begin to change.
       checkpoint_dir: where the state is kept after each epoch; None keeps nothing. With it `loss`,
-        `augment` and `arrange` are recognised by name: functions at the top level of a module, or
-        `functools.partial` of such with plain numbers and strings.
+        `augment`, `arrange` and `adapt` are recognised by name: functions at the top level of a
+        module, or `functools.partial` of such with plain numbers and strings.
       progress: whether to show a progress bar.
 
     Returns:
@@ -127,6 +137,9 @@ def train(
         )
     if noise is not None and jnp.ndim(noise.scale) != 0:
         raise ValueError(f"noise must have one scale for all images, got {noise}")
+    adapt_after = _checks.positive_integer("adapt_after", adapt_after, minimum=0)
+    if adapt is not None and noise is None:
+        raise ValueError("noise must be given with adapt, which begins with its scale, got None")
     steps = images.shape[0] // batch_size
     transformation = _make_optimizer(
         optimizer,
@@ -136,6 +149,8 @@ def train(
         num_steps=num_epochs * steps,
     )
     graphdef, state = start(module, optimizer=transformation)
+    if adapt is not None and noise is not None:
+        state = state._replace(noise_scales=jnp.full(images.shape[0], noise.scale))
     history: list[dict[str, float]] = []
     checkpoints = None
     if checkpoint_dir is not None:
@@ -150,15 +165,22 @@ def train(
             "weight_decay": float(weight_decay),
             "optimizer": optimizer,
             "warmup_fraction": float(warmup_fraction),
-            "loss": _identify("loss", loss),
-            "augment": None if augment is None else _identify("augment", augment),
-            "arrange": None if arrange is None else _identify("arrange", arrange),
+            "loss": identify("loss", loss),
+            "augment": None if augment is None else identify("augment", augment),
+            "arrange": None if arrange is None else identify("arrange", arrange),
+            "adapt": None if adapt is None else identify("adapt", adapt),
+            "adapt_after": None if adapt is None else adapt_after,
         }
         checkpoints = _Checkpoints(Path(checkpoint_dir), recipe)
         state, history = checkpoints.latest(state)
 
-    step = make_step(graphdef, optimizer=transformation, loss=loss, noise=noise, augment=augment)
-    run_step = jax.jit(make_batch_step(step, batch_size=batch_size), donate_argnums=0)
+    build = functools.partial(
+        make_step, graphdef, optimizer=transformation, loss=loss, noise=noise, augment=augment
+    )
+    first_step, later_step = (
+        jax.jit(make_batch_step(build(adapt=rule), batch_size=batch_size), donate_argnums=0)
+        for rule in (None, adapt)
+    )
     permute = jax.jit(functools.partial(jax.random.permutation, x=images.shape[0]))
     device_images, device_labels = jnp.asarray(images), jnp.asarray(labels)
     bar = tqdm.tqdm(
@@ -181,6 +203,7 @@ def train(
                 chosen = arrange(order_key, models.from_nnx(network), images, labels)
                 order = checked_rows(chosen, steps * batch_size, images.shape[0])
             collected = []
+            run_step = first_step if epoch < adapt_after else later_step
             for index in range(steps):
                 state, metrics = run_step(
                     state, steps_key, order, np.int32(index), device_images, device_labels
@@ -207,7 +230,8 @@ def train(
             )
     trained = nnx.merge(graphdef, state.parameters, state.variables)
     nnx.update(module, nnx.state(trained))
-    return TrainResult(module, history)
+    scales = None if state.noise_scales is None else np.asarray(state.noise_scales)
+    return TrainResult(module, history, scales)
 
 
 class _Checkpoints:
@@ -340,41 +364,3 @@ def _check_finite(losses: np.ndarray, epoch: int) -> None:
             f"the loss became {losses[bad[0]]} in step {bad[0] + 1} of epoch {epoch + 1}; lower "
             "learning_rate or look for pixels far outside [0, 1]"
         )
-
-
-def _identify(argument: str, function: Any) -> str:
-    """The importable name of `function`, the same in every process, with what a `partial` binds.
-
-    Raises:
-      ValueError: if another function could have the same name, or if what is bound is not plain.
-    """
-    if isinstance(function, functools.partial):
-        values = [*function.args, *function.keywords.values()]
-        if not all(
-            value is None or isinstance(value, bool | int | float | str) for value in values
-        ):
-            raise _unidentified(argument, function)
-        bound = ", ".join(
-            [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
-        )
-        return f"{_identify(argument, function.func)}({bound})"
-    module = getattr(function, "__module__", None)
-    name = getattr(function, "__qualname__", None)
-    if module is None or name is None:
-        raise _unidentified(argument, function)
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        # Fails at the `<locals>` and `<lambda>` of functions that no other process can find.
-        found = getattr(found, part, None)
-    # A method found in its class is equal to the given one only if it is bound to nothing else.
-    if found is None or found != function:
-        raise _unidentified(argument, function)
-    return f"{module}.{name}"
-
-
-def _unidentified(argument: str, function: Any) -> ValueError:
-    return ValueError(
-        f"{argument} must be a function that can be imported by its name, or a functools.partial "
-        "of one with plain numbers and strings, so that checkpoint_dir can tell it from another, "
-        f"got {function!r}; define it at the top level of a module, or train without checkpoint_dir"
-    )
