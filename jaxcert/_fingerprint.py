@@ -17,8 +17,9 @@ def fingerprint(classify: jax.tree_util.Partial) -> str:
         )
     function = classify.func
     # Adapters of modules carry the module's name; of their arguments the first is the weights.
-    if isinstance(getattr(function, "name", None), str):
-        return hash_arrays(function.name, classify.args[0])
+    name = getattr(function, "name", None)
+    if isinstance(name, str):
+        return hash_arrays(name, classify.args[0])
     name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
     return hash_arrays(name, (classify.args, dict(classify.keywords)))
 

@@ -31,6 +31,7 @@ from ._noise import gaussian as gaussian
 from ._noise import laplace as laplace
 from ._noise import parse_noise as parse_noise
 from ._noise import uniform as uniform
+from ._optimize_anisotropic import optimize_anisotropic as optimize_anisotropic
 from ._optimize_sigma import optimize_sigma as optimize_sigma
 from ._pmap import pmap_class_counts as pmap_class_counts
 from ._recertify import Recertification as Recertification
@@ -39,6 +40,8 @@ from ._recertify import recertify as recertify
 from ._region_answer import RegionAnswer as RegionAnswer
 from ._region_memory import RegionMemory as RegionMemory
 from ._sampling import class_counts as class_counts
+from ._selector import SelectedCertificate as SelectedCertificate
+from ._selector import certify_with_selector as certify_with_selector
 from ._sequential import SequentialTest as SequentialTest
 from ._sequential import Verdict as Verdict
 from ._sequential import confidence_sequence_lower as confidence_sequence_lower

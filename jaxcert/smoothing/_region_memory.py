@@ -98,7 +98,7 @@ class RegionMemory:
 
         Args:
           shape: of one input, without the batch axis.
-          norm: of the regions, `"l2"` for Gaussian noise or `"l1"` for uniform and Laplace noise.
+          norm: of the regions: `"l2"` for Gaussian, `"l1"` for uniform and Laplace noise.
           fingerprint: what identifies the classifier, such as `models.fingerprint(classify)`.
           anisotropic: whether regions have half-axes of their own instead of being balls.
           dtype: of the inputs.
@@ -107,8 +107,7 @@ class RegionMemory:
           A `RegionMemory`.
 
         Raises:
-          TypeError: if `dtype` is not floating point or `fingerprint` no text.
-          ValueError: if the shape is empty or the norm unknown.
+          TypeError, ValueError: if an argument does not fit.
         """
         shape = tuple(_checks.positive_integer("shape", length) for length in shape)
         if not shape:
@@ -143,12 +142,11 @@ class RegionMemory:
           inputs: floating `[b, *shape]`.
 
         Returns:
-          A `RegionAnswer`: `ABSTAIN` and radius 0 outside all regions. With scales the radius is
-          for half-axes of the region that holds the input.
+          A `RegionAnswer`: `ABSTAIN` and radius 0 outside all regions; with scales the radius is
+          for the half-axes of the region that holds the input.
 
         Raises:
-          TypeError: if an argument has the wrong type.
-          ValueError: if a value or a shape does not fit.
+          TypeError, ValueError: if an argument does not fit.
 
         Example:
           >>> import numpy as np
@@ -201,8 +199,7 @@ class RegionMemory:
           The memory with these regions, and a `RegionAnswer` for each input.
 
         Raises:
-          TypeError: if an argument has the wrong type.
-          ValueError: if a value or a shape does not fit.
+          TypeError, ValueError: if an argument does not fit.
 
         Example:
           >>> import numpy as np
@@ -280,8 +277,8 @@ class RegionMemory:
     def merge(self, other: RegionMemory) -> tuple[RegionMemory, RegionAnswer]:
         """Add the regions of another memory of the same classifier, those of this one first.
 
-        Where the two promised different classes for one point, one promise must go: regions of
-        `other` are cut, and those whose centre lies in a region of another class are dropped.
+        Where the two disagree one promise must go: regions of `other` are cut, and dropped where
+        their centre lies in a region of another class.
 
         Args:
           other: a memory with the same shape, norm, kind of regions and fingerprint.
@@ -298,8 +295,7 @@ class RegionMemory:
             raise ValueError("memories of balls and of regions with scales cannot be merged")
         spent = np.float64(self.spent + other.spent)
         if not len(other):
-            none = np.zeros(0, bool)
-            empty = RegionAnswer(np.zeros(0, np.int64), np.zeros(0), none, none, none, none)
+            empty = RegionAnswer(np.zeros(0, np.int64), np.zeros(0), *[np.zeros(0, bool)] * 4)
             return dataclasses.replace(self, spent=spent), empty
         shape = (-1, *self.shape)
         scales = None if other.scales is None else other.scales.reshape(shape)
