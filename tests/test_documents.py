@@ -27,6 +27,7 @@ GUIDES = (
     "lipschitz_layers",
     "local_bounds",
     "tropical_boundary",
+    "tutorials/watching_the_batch_size",
 )
 
 
