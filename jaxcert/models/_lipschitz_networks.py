@@ -112,7 +112,20 @@ class _LipschitzNetwork(ImageClassifier):
 
     neck: CayleyLinear
     layers: Any
-    head: NormalizedLinear
+    head: NormalizedLinear | None
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Scores `[n, num_classes]`, or features `[n, width]` where `head` is false.
+
+        Args:
+          images: `[n, *input_shape]` in pixel units.
+        """
+        features = self.features(images)
+        return features if self.head is None else self.head(features)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """What the last layer is applied to, `[n, width]`."""
+        raise NotImplementedError
 
     def features_lipschitz_upper(self) -> float:
         """Bound on the Lipschitz constant from pixels to the features before the last layer.
@@ -128,15 +141,20 @@ class _LipschitzNetwork(ImageClassifier):
 
         The l2 radius min_j (f_y - f_j) / bound[y, j] is certified.
         """
-        weight = np.asarray(self.head.weight(), np.float64)
+        weight = np.asarray(self._existing_head().weight(), np.float64)
         squares = np.sum((weight[:, :, None] - weight[:, None, :]) ** 2, axis=0)
         return self.features_lipschitz_upper() * np.sqrt(squares) * (1.0 + _ROUNDING)
 
     def pairwise_lipschitz_estimate(self) -> jax.Array:
         """The same in the dtype of the weights, with layers of norm 1, for losses: `[c, c]`."""
-        weight = self.head.weight()
+        weight = self._existing_head().weight()
         squares = jnp.sum((weight[:, :, None] - weight[:, None, :]) ** 2, axis=0)
         return jnp.sqrt(squares + 1e-12) / min(self.std)
+
+    def _existing_head(self) -> NormalizedLinear:
+        if self.head is None:
+            raise ValueError("head must be true: a network without one has no scores to compare")
+        return self.head
 
     def _layers_upper(self) -> list[float]:
         raise NotImplementedError
@@ -157,6 +175,9 @@ class LipschitzMLP(_LipschitzNetwork):
         `"gershgorin"` or `"ldlt"`.
       width: features of each layer, even.
       depth: layers of the family, at least 2.
+      head: whether there is a last layer; without it the network is an encoder from inputs to
+        `width` features with the constant `features_lipschitz_upper()`, and `num_classes` has no
+        effect.
       rngs: keys for the initial weights.
 
     Raises:
@@ -184,6 +205,7 @@ class LipschitzMLP(_LipschitzNetwork):
         family: str = "sll",
         width: int = 128,
         depth: int = 4,
+        head: bool = True,
         rngs: nnx.Rngs,
     ):
         super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
@@ -197,7 +219,7 @@ class LipschitzMLP(_LipschitzNetwork):
         else:
             build = _LAYERS[self.family][0]
             self.layers = nnx.List([build(self.width, depth, rngs) for _ in range(self.depth)])
-        self.head = NormalizedLinear(self.width, self.num_classes, rngs=rngs)
+        self.head = NormalizedLinear(self.width, self.num_classes, rngs=rngs) if head else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -207,19 +229,20 @@ class LipschitzMLP(_LipschitzNetwork):
             "family": self.family,
             "width": self.width,
             "depth": self.depth,
+            "head": self.head is not None,
         }
 
     def _layers_upper(self) -> list[float]:
         return [layer.lipschitz_upper() for layer in (self.neck, *self.layers)]
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Scores `[n, num_classes]` of images `[n, *input_shape]` in pixel units."""
+    def features(self, images: jax.Array) -> jax.Array:
+        """What the last layer is applied to, `[n, width]`, of images `[n, *input_shape]`."""
         x = self._normalised(images)
         x = self.neck(x.reshape(x.shape[0], -1))
         activate = self.family in _LAYERS and _LAYERS[self.family][2]
         for layer in self.layers:
             x = min_max(layer(x)) if activate else layer(x)
-        return self.head(x)
+        return x
 
 
 class LipschitzCNN(_LipschitzNetwork):
@@ -240,6 +263,7 @@ class LipschitzCNN(_LipschitzNetwork):
       depth: convolutions of the family.
       width: features of the dense layer before the scores, even.
       patch: side of the patches.
+      head: whether there is a last layer, as in `LipschitzMLP`.
       rngs: keys for the initial weights.
 
     Raises:
@@ -268,6 +292,7 @@ class LipschitzCNN(_LipschitzNetwork):
         depth: int = 4,
         width: int = 128,
         patch: int = 4,
+        head: bool = True,
         rngs: nnx.Rngs,
     ):
         super().__init__(input_shape=input_shape, num_classes=num_classes, mean=mean, std=std)
@@ -285,7 +310,7 @@ class LipschitzCNN(_LipschitzNetwork):
         self.layers = nnx.List([build(self.channels, depth, rngs) for _ in range(self.depth)])
         features = math.prod(self.image_size) * self.channels
         self.neck = CayleyLinear(features, self.width, rngs=rngs)
-        self.head = NormalizedLinear(self.width, self.num_classes, rngs=rngs)
+        self.head = NormalizedLinear(self.width, self.num_classes, rngs=rngs) if head else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -297,14 +322,15 @@ class LipschitzCNN(_LipschitzNetwork):
             "depth": self.depth,
             "width": self.width,
             "patch": self.patch,
+            "head": self.head is not None,
         }
 
     def _layers_upper(self) -> list[float]:
         bounds = [layer.lipschitz_upper(self.image_size) for layer in self.layers]
         return [*bounds, self.neck.lipschitz_upper()]
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Scores `[n, num_classes]` of images `[n, height, width, channels]` in pixel units."""
+    def features(self, images: jax.Array) -> jax.Array:
+        """What the last layer is applied to, `[n, width]`, of images in pixel units."""
         x = self._normalised(images)
         batch, (height, breadth), patch = x.shape[0], self.image_size, self.patch
         x = x.reshape(batch, height, patch, breadth, patch, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -312,7 +338,7 @@ class LipschitzCNN(_LipschitzNetwork):
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
         for layer in self.layers:
             x = min_max(layer(x)) if _LAYERS[self.family][2] else layer(x)
-        return self.head(min_max(self.neck(x.reshape(batch, -1))))
+        return min_max(self.neck(x.reshape(batch, -1)))
 
 
 def _check_family(family: str, names: tuple[str, ...]) -> str:

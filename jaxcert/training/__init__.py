@@ -6,6 +6,7 @@ killed run continues to bitwise the same weights. A training scheme is a `Loss`,
 other loops.
 """
 
+from ._adversarial import adversarial_cross_entropy as adversarial_cross_entropy
 from ._arrangement import Arrangement as Arrangement
 from ._augmentations import flip_randomly as flip_randomly
 from ._augmentations import shift_randomly as shift_randomly
@@ -41,3 +42,4 @@ from ._step import make_step as make_step
 from ._step import start as start
 from ._train import TrainResult as TrainResult
 from ._train import train as train
+from ._warm_start import warm_start as warm_start

@@ -118,3 +118,18 @@ def test_bad_settings_are_named():
         models.LipschitzCNN(input_shape=(12, 12, 1), family="ldlt", **settings)
     with pytest.raises(ValueError, match="patch must divide"):
         models.LipschitzCNN(input_shape=(13, 12, 1), **settings)
+
+
+def test_a_network_without_head_gives_the_features_of_the_one_with_it(tmp_path):
+    whole = mlp()
+    encoder = models.LipschitzMLP(**{**whole.settings, "head": False}, rngs=nnx.Rngs(1))
+    training.warm_start(encoder, whole)
+    images = jax.random.normal(jax.random.key(0), (5, 6))
+    features = encoder(images)
+    assert features.shape == (5, 8)
+    np.testing.assert_array_equal(whole.head(features), whole(images))
+    assert encoder.features_lipschitz_upper() == whole.features_lipschitz_upper()
+    with pytest.raises(ValueError, match="head must be true"):
+        encoder.pairwise_lipschitz_upper()
+    models.save(tmp_path / "encoder", encoder)
+    np.testing.assert_array_equal(models.restore(tmp_path / "encoder")(images), features)
