@@ -119,6 +119,7 @@ def certify_with_memory(
     alpha = _checks.probability("alpha", alpha)
     if joint_inputs is not None:
         alpha = alpha / _checks.positive_integer("joint_inputs", joint_inputs)
+    inputs = _checks.batch_of_inputs("inputs", inputs)
     _check_memory(memory, classify, inputs, noise, model_fingerprint)
     if isinstance(noise, AnisotropicNoise):
         found = certify_anisotropic(
@@ -199,6 +200,7 @@ def predict_with_memory(
     References:
       Alfarra, Bibi, Torr, Ghanem, "Data Dependent Randomized Smoothing", 2022, arXiv:2012.04351.
     """
+    inputs = _checks.batch_of_inputs("inputs", inputs)
     _check_memory(memory, classify, inputs, noise, model_fingerprint)
     stored = memory.query(inputs)
     outside = predict(
@@ -216,7 +218,7 @@ def predict_with_memory(
 def _check_memory(
     memory: RegionMemory,
     classify: Classifier,
-    inputs: ArrayLike,
+    inputs: jax.Array,
     noise: Noise | AnisotropicNoise,
     model_fingerprint: str | None,
 ) -> None:
@@ -230,10 +232,9 @@ def _check_memory(
                 f"classifier it is; got {type(classify).__name__}"
             )
         model_fingerprint = _fingerprint.fingerprint(classify)
-    shape = _checks.batch_of_inputs("inputs", inputs).shape[1:]
     if (memory.scales is None) == isinstance(noise, AnisotropicNoise):
         raise ValueError(
             "memory must be made with anisotropic=True just for an AnisotropicNoise, got "
             f"{type(noise).__name__}"
         )
-    memory.check(shape, norm=noise.norm, fingerprint=model_fingerprint)
+    memory.check(inputs.shape[1:], norm=noise.norm, fingerprint=model_fingerprint)

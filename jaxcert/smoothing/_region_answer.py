@@ -34,7 +34,9 @@ class RegionAnswer(NamedTuple):
 
 def checked_points(inputs: ArrayLike, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return inputs as `[b, d]`, or raise unless they have this shape and dtype."""
-    array = np.asarray(_checks.batch_of_inputs("inputs", inputs))
+    # Looked at as they came: JAX would narrow float64.
+    array = np.asarray(inputs)
+    _checks.batch_of_inputs("inputs", array)
     if array.shape[1:] != shape:
         raise ValueError(
             f"inputs must have shape [batch, {', '.join(map(str, shape))}] as the memory has, "

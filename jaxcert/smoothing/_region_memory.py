@@ -337,8 +337,7 @@ class RegionMemory:
           An equal memory.
 
         Raises:
-          FileNotFoundError: if there is no folder `path`.
-          ValueError: if the folder is damaged or holds something else.
+          FileNotFoundError, ValueError: if the folder is missing, damaged or holds something else.
         """
         arrays, settings = _storage.read(path)
         if settings.get("kind") != _KIND:
@@ -355,7 +354,7 @@ class RegionMemory:
         return cls._of(index, settings["count"], spent, memory.fingerprint)
 
     def check(self, shape: tuple[int, ...], *, norm: str, fingerprint: str) -> None:
-        """Raise unless the memory is one of such inputs, this norm and this classifier.
+        """Raise unless the memory is one of such inputs, norm and classifier.
 
         Args:
           shape: of one input.

@@ -106,7 +106,7 @@ def certify_with_selector(
       (array([0.25, 1.  ]), array([ True,  True]))
 
     References:
-      Sun, Mao, Vechev, on dual randomized smoothing with locally constant noise, 2026,
+      Sun, Mao, Vechev, "Dual Randomized Smoothing: Beyond Global Noise Variance", 2026,
       arXiv:2512.01782.
     """
     alpha = _checks.probability("alpha", alpha)
