@@ -69,7 +69,7 @@ def macer_loss(
     for name, value in (("weight", weight), ("margin", margin), ("temperature", temperature)):
         _checks.positive_number(name, value)
     if noise is not None and noise.family not in ("gaussian", "discrete_gaussian"):
-        raise ValueError(f"noise must be Gaussian for the l2 radius of this loss, got {noise}")
+        raise ValueError(f"noise must be Gaussian for the radius of this loss, got {noise.family}")
     draws = draw_noise(key, images, noise=noise, num_samples=num_samples)
     scores = noisy_scores(classify, images, draws)
     soft = jax.nn.softmax(scores).mean(axis=1)
