@@ -9,8 +9,10 @@ _EPILOG = """examples:
   jaxcert certify --model runs/mlp --dataset digits --sigma 0.25 --count 100 --output runs/digits
   jaxcert report runs/digits --plot runs/digits/curve.png
   jaxcert recheck runs/digits
+  jaxcert ladder --model runs/mlp --dataset digits --count 10 --sigma 0.25
 
-exit status: 0 done, 1 recheck found problems, 2 bad input or a failing disk, 130 interrupted
+exit status: 0 done, 1 recheck or ladder found problems, 2 bad input or a failing disk,
+  130 interrupted
 """
 
 
@@ -93,6 +95,30 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print JSON")
     summary.add_argument("--plot", metavar="FILE", help="draw the curves into a png, pdf or svg")
     summary.add_argument("--title", help="title of the plot")
+
+    ladder = _command(
+        commands, "ladder", "line up all bounds on the distance to another class",
+        "jaxcert ladder --model runs/mlp --dataset digits --count 10 --sigma 0.25 --plot it.png",
+    )  # fmt: skip
+    _add_model(ladder)
+    _add_noise(ladder, required=False)
+    ladder.add_argument(
+        "--methods", nargs="+", default=["product", "eclipse_fast", "lipsdp"], metavar="METHOD",
+        help="Lipschitz bounds of the whole network (%(default)s)",
+    )  # fmt: skip
+    ladder.add_argument(
+        "--num-samples", type=int, default=10_000, help="of the smoothed network (%(default)s)"
+    )
+    ladder.add_argument(
+        "--alpha", type=float, default=0.001, help="of the smoothed network (%(default)s)"
+    )
+    ladder.add_argument(
+        "--max-nodes", type=int, default=200,
+        help="effort for the exact distance of each image (%(default)s)",
+    )  # fmt: skip
+    _add_seed(ladder)
+    ladder.add_argument("--plot", metavar="FILE", help="draw the distances into a png, pdf or svg")
+    ladder.add_argument("--json", metavar="FILE", help="write all numbers there")
 
     recheck = _command(
         commands, "recheck", "derive every radius again from the log's counts",

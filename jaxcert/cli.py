@@ -1,4 +1,4 @@
-"""The `jaxcert` command: train, certify, predict, decide, report, recheck from a shell."""
+"""The `jaxcert` command: train, certify, predict, decide, report, recheck, ladder."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `jaxcert`, by default those of the process.
 
     Returns:
-        The exit status: 0 done, 1 `recheck` found problems, 2 bad input or a failing disk, 130
-        interrupted.
+        The exit status: 0 done, 1 `recheck` or `ladder` found problems, 2 bad input or a failing
+        disk, 130 interrupted.
 
     Example:
         >>> main(["report", "no/such/run"])
@@ -290,6 +290,13 @@ def _recheck(options: argparse.Namespace) -> int:
     return status
 
 
+def _ladder(options: argparse.Namespace) -> int:
+    from jaxcert import _cli_ladder
+
+    wrong = _cli_ladder.run(options, _dataset(options), _optional_noise(options))
+    return PROBLEMS if wrong else OK
+
+
 def _note_progress(path: str, log: report.Log) -> None:
     """Say how far a run is that is not complete."""
     manifest = report.read_manifest(path) if os.path.isdir(path) else None
@@ -347,6 +354,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "decide": _decide,
     "report": _report,
     "recheck": _recheck,
+    "ladder": _ladder,
 }
 
 
