@@ -246,7 +246,7 @@ def test_only_the_loss_updates_batch_statistics(key):
         trained = nnx.merge(structure, state)
         trained.train()
         training.smooth_adv_loss(
-            key, trained, images, labels, noise=EACH, radius=0.1, num_samples=2, attack_steps=2
+            key, trained, images, labels, noise=EACH, radius=0.1, num_samples=2, attack_steps=1
         )
         # The same update, from the points where the attack of the network as it was has ended.
         fresh = nnx.merge(structure, state)
@@ -256,7 +256,7 @@ def test_only_the_loss_updates_batch_statistics(key):
         )
         attacked = _noisy_scores.ascend(
             jax.random.fold_in(key, 1), nnx.merge(structure, state), images, labels, drawn,
-            num_steps=2, step_size=jnp.float32(0.1), radius=jnp.float32(0.1),
+            num_steps=1, step_size=jnp.float32(0.2), radius=jnp.float32(0.1),
         )  # fmt: skip
         fresh((attacked[:, None] + drawn).reshape(-1, 5))
         return trained.norm.mean[...], fresh.norm.mean[...]
