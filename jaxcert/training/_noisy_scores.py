@@ -1,5 +1,6 @@
 """What the schemes that draw several noisy copies of an image share."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,19 @@ def draw_noise(
     if noise is None:
         raise ValueError("noise must be given: this loss is about predictions under noise")
     _checks.one_value_per_input("noise.scale", jnp.asarray(noise.scale), images.shape[0])
-    rows, samples = jnp.arange(images.shape[0]), jnp.arange(num_samples)
+    return _draw(key, noise, (images.shape[0], num_samples), images.shape[1:])
+
+
+# One program also where a loss is not compiled: noise is a hundred operations.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _draw(
+    key: jax.Array, noise: Noise, counts: tuple[int, int], shape: tuple[int, ...]
+) -> jax.Array:
+    rows, samples = (jnp.arange(count) for count in counts)
     keys = jax.vmap(
         lambda row: jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, row), samples)
     )(rows)
-    return noise.sample(keys, images.shape[1:])
+    return noise.sample(keys, shape)
 
 
 def noisy_scores(
