@@ -223,7 +223,7 @@ def write_report(
         "sigma": preset.sigma,
         "num_samples": preset.num_samples,
         "alpha": preset.alpha,
-        "search": dict(preset.search) | {"sharpness": preset.sharpness},
+        "search": dict(preset.search),
         "attack": dict(preset.attack),
         "schemes": rows,
     }
