@@ -266,8 +266,9 @@ def _recheck(options: argparse.Namespace) -> int:
     status = OK
     for path in options.runs:
         try:
+            log = report.read_log(path)
             result = report.recheck(
-                path, noise=noise, num_samples=options.num_samples, alpha=options.alpha
+                log, noise=noise, num_samples=options.num_samples, alpha=options.alpha
             )
         except (report.LogError, report.ManifestError) as error:
             print(error)
@@ -278,7 +279,8 @@ def _recheck(options: argparse.Namespace) -> int:
         if result.problems:
             status = PROBLEMS
         found = f"{len(result.problems)} problems" if result.problems else "no problems"
-        how = f"{result.num_rederived} radii derived again from counts"
+        evidence = "margins" if log.rows and log.rows[0].margin else "counts"
+        how = f"{result.num_rederived} radii derived again from {evidence}"
         if result.num_rederived == 0 and noise is not None:
             how = "no counts, radii checked against what the samples can give"
         if result.num_unchecked:

@@ -1,13 +1,16 @@
 """From certificates to what is told about them.
 
-Runs that survive kills (`certify_run`), logs of this project and of the field's other tools
-(`read_log`), the numbers and curves that they come down to (`summarize`, `plot_curves`), and a
-check of every radius against its counts (`recheck`).
+Runs that survive kills (`certify_run`, and `certify_margins` where Lipschitz constants certify),
+logs of this project and of the field's other tools (`read_log`), the numbers and curves that they
+come down to (`summarize`, `plot_curves`), and a check of every radius against its counts or
+margins (`recheck`).
 """
 
 from ._manifest import ManifestError as ManifestError
 from ._manifest import parse_indices as parse_indices
 from ._manifest import read_manifest as read_manifest
+from ._margin_rows import Margin as Margin
+from ._margin_run import certify_margins as certify_margins
 from ._plot import plot_curves as plot_curves
 from ._reader import LOG_NAME as LOG_NAME
 from ._reader import Log as Log

@@ -89,7 +89,8 @@ def plot_curves(
     if shown:
         axes.plot([], [], "o", color="0.4", markersize=6, label="reach: the samples allow no more")
     norm = norms.pop() if len(norms) == 1 else None
-    kind = {"l2": r"$\ell_2$ radius", "l1": r"$\ell_1$ radius"}.get(norm or "", "certified radius")
+    names_of_norms = {"l2": r"$\ell_2$", "l1": r"$\ell_1$", "linf": r"$\ell_\infty$"}
+    kind = f"{names_of_norms[norm]} radius" if norm else "certified radius"
     axes.set_xlabel(f"{kind} $r$  (pixels in [0, 1])")
     axes.set_ylabel(r"certified accuracy: right and radius $\geq r$")
     axes.set_xlim(0, right_end)

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._rows import COLUMNS, HEADER, LogError, Row, parse_label, parse_row
+from ._rows import (
+    COLUMNS,
+    HEADER,
+    MARGIN_COLUMNS,
+    MARGIN_HEADER,
+    LogError,
+    Row,
+    parse_label,
+    parse_row,
+)
 
 LOG_NAME = "log.tsv"
 _SHARD_NAMES = "log-*.tsv"
@@ -129,9 +138,10 @@ def _read_file(path: pathlib.Path) -> Log:
     lines = text.split("\n")
     torn = lines.pop()
     # A header cut short by a kill is all that there is; nothing else starts like it.
-    if lines and lines[0] == HEADER:
-        return _read_own(str(path), lines, torn)
-    if not lines and HEADER.startswith(torn):
+    for columns, header in ((COLUMNS, HEADER), (MARGIN_COLUMNS, MARGIN_HEADER)):
+        if lines and lines[0] == header:
+            return _read_own(str(path), lines, torn, columns)
+    if not lines and (HEADER.startswith(torn) or MARGIN_HEADER.startswith(torn)):
         return Log(str(path), (), (f"the header is torn: {torn!r}",))
     lines = [*lines, torn] if torn else lines
     if path.name == LOG_NAME or path.match(_SHARD_NAMES):
@@ -152,8 +162,11 @@ def _is_nearly_header(text: str) -> bool:
     return sum(name in names for name in COLUMNS) >= _OWN_COLUMNS
 
 
-def _read_own(path: str, lines: Sequence[str], torn: str) -> Log:
-    rows = [parse_row(text, path=path, line=n) for n, text in enumerate(lines[1:], start=2)]
+def _read_own(path: str, lines: Sequence[str], torn: str, columns: tuple[str, ...]) -> Log:
+    rows = [
+        parse_row(text, path=path, line=n, columns=columns)
+        for n, text in enumerate(lines[1:], start=2)
+    ]
     notes = [f"line {len(lines) + 1}: a torn last row was left out"] if torn else []
     return Log(path, tuple(rows), tuple(notes))
 

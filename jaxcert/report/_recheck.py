@@ -15,6 +15,7 @@ import numpy as np
 from jaxcert import smoothing
 
 from ._manifest import MANIFEST_NAME, ManifestError, parse_indices, read_manifest
+from ._margin_rows import differences, radii_of_margins
 from ._reader import Log, read_log
 from ._rows import ABSTAIN, Row, parse_noise
 
@@ -50,7 +51,7 @@ class RecheckResult(NamedTuple):
 
     Attributes:
         num_rows: Rows in the log.
-        num_rederived: Rows whose radius was derived again from counts.
+        num_rederived: Rows whose radius was derived again, from counts or from margins.
         problems: What is wrong, in file order; empty when nothing is wrong that could be checked.
         num_unchecked: Rows whose radius could not be checked at all: neither derived again nor
             compared with the radii that counts can give.
@@ -83,6 +84,9 @@ def recheck(
 
     which catches radii above the largest that the samples allow.
 
+    A row of a deterministic certificate carries scores and constants; its radius is derived from
+    them by `lipschitz.margin_radius`.
+
     Args:
         log: A log, its path, or a run folder.
         noise: Noise of a log without counts.
@@ -99,7 +103,8 @@ def recheck(
 
     Guarantee:
         Sound: a radius above the one that its counts certify is always flagged (beyond a relative
-        1e-10, for the rounding of different SciPy versions). It trusts the counts themselves.
+        1e-10, for the rounding of different SciPy versions). It trusts the counts themselves, and
+        the scores and Lipschitz constants of a deterministic certificate.
 
     Example:
         >>> from jaxcert.report import Log, Row, recheck
@@ -122,7 +127,10 @@ def recheck(
     found += _against_manifest(log)
     groups: dict[tuple[str, float], list[Row]] = collections.defaultdict(list)
     plain = []
+    margins = [row for row in log.rows if row.margin is not None]
     for row in log.rows:
+        if row.margin is not None:
+            continue
         if row.counts is None:
             plain.append(row)
         elif row.selection and row.samples == sum(row.counts.values()):
@@ -131,7 +139,8 @@ def recheck(
             groups[row.noise, row.alpha].append(row)
     for (noise_text, row_alpha), rows in groups.items():
         found += _rederive(rows, parse_noise(noise_text), row_alpha)
-    num_rederived = sum(map(len, groups.values()))
+    found += _rederive_margins(margins)
+    num_rederived = sum(map(len, groups.values())) + len(margins)
     num_checked = num_rederived
     if plain and noise is not None and num_samples is not None and alpha is not None:
         found += _attainable(plain, noise, num_samples, alpha)
@@ -179,7 +188,7 @@ def _repeated(rows: Sequence[Row]) -> list[tuple[Row | None, str, str]]:
 
 def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
     # Only a run folder's own log has a manifest beside it; a copied log stands alone.
-    if not log.rows or log.rows[0].counts is None:
+    if not log.rows or (log.rows[0].counts is None and log.rows[0].margin is None):
         return []
     folder = log.path if os.path.isdir(log.path) else os.path.dirname(log.path)
     manifest = read_manifest(folder or ".")
@@ -208,6 +217,15 @@ def _against_manifest(log: Log) -> list[tuple[Row | None, str, str]]:
                 found.append(
                     (row, field, f"has class {label}, but the manifest says {num_classes} classes")
                 )
+        if row.margin is not None:
+            if num_classes is not None and len(row.margin.scores) != num_classes:
+                found.append((row, "scores", f"the manifest says {num_classes} classes"))
+            elif row.predict < len(row.margin.scores):
+                found += [
+                    (row, field, f"the manifest says {wanted}")
+                    for field, wanted in differences(row.margin, row.predict, settings)
+                ]
+            continue
         said = {
             "alpha": (settings.get("alpha"), row.alpha),
             "noise": (None if row.noise in noises else planned, row.noise),
@@ -288,22 +306,42 @@ def _rederive(
         selection = np.stack([_dense(row.selection or {}, num_classes) for row in part])
         counts = np.stack([_dense(row.counts or {}, num_classes) for row in part])
         certificate = smoothing.certificate_from_counts(selection, counts, noise=noise, alpha=alpha)
-        for row, label, radius in zip(
-            part, certificate.label.tolist(), certificate.radius.tolist(), strict=True
-        ):
-            if row.predict != label:
-                found.append(
-                    (row, "predict", f"says {row.predict}, but the counts decide for {label}")
-                )
-            slack = RELATIVE_TOLERANCE * radius
-            if row.radius > radius + slack:
-                found.append(
-                    (row, "radius", f"claims {row.radius!r}, but the counts certify {radius!r}")
-                )
-            elif row.radius < radius - slack:
-                found.append(
-                    (row, "radius", f"says {row.radius!r}, less than the counts' {radius!r}")
-                )
+        found += _compared(part, certificate.label.tolist(), certificate.radius.tolist(), "counts")
+    return found
+
+
+def _rederive_margins(rows: Sequence[Row]) -> list[tuple[Row | None, str, str]]:
+    found: list[tuple[Row | None, str, str]] = []
+    for row in rows:
+        assert row.margin is not None
+        try:
+            labels, radii = radii_of_margins([row.margin])
+        except ValueError as error:
+            found.append((row, "lipschitz", str(error)))
+            continue
+        found += _compared([row], labels, radii, "scores")
+    return found
+
+
+def _compared(
+    rows: Sequence[Row], labels: Sequence[int], radii: Sequence[float], evidence: str
+) -> list[tuple[Row | None, str, str]]:
+    """Flag what differs from the classes and radii that the evidence gives."""
+    found: list[tuple[Row | None, str, str]] = []
+    for row, label, radius in zip(rows, labels, radii, strict=True):
+        if row.predict != label:
+            found.append(
+                (row, "predict", f"says {row.predict}, but the {evidence} decide for {label}")
+            )
+        slack = RELATIVE_TOLERANCE * radius
+        if row.radius > radius + slack:
+            found.append(
+                (row, "radius", f"claims {row.radius!r}, but the {evidence} certify {radius!r}")
+            )
+        elif row.radius < radius - slack:
+            found.append(
+                (row, "radius", f"says {row.radius!r}, less than the {evidence}' {radius!r}")
+            )
     return found
 
 

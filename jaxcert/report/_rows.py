@@ -10,6 +10,15 @@ from typing import TypeVar
 
 from jaxcert import smoothing
 
+from ._margin_rows import (
+    FIELDS,
+    Margin,
+    format_margin,
+    parse_constants,
+    parse_norm,
+    parse_numbers,
+)
+
 _Value = TypeVar("_Value")
 
 COLUMNS = (
@@ -26,6 +35,9 @@ COLUMNS = (
     "selection",
 )
 HEADER = "\t".join(COLUMNS)
+# Of a deterministic certificate.
+MARGIN_COLUMNS = (*COLUMNS[:6], *FIELDS)
+MARGIN_HEADER = "\t".join(MARGIN_COLUMNS)
 ABSTAIN = smoothing.ABSTAIN
 
 
@@ -55,6 +67,7 @@ class Row:
         line: Line number in the file, counted from 1; 0 for a row that is in no file yet.
         path: The file; empty for a row that is in no file yet.
         extra: Columns of other tools that have no field here, name to text.
+        margin: Scores and Lipschitz constants, where these certify the radius instead of votes.
     """
 
     index: int
@@ -72,6 +85,7 @@ class Row:
     line: int = 0
     path: str = dataclasses.field(default="", compare=False)
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    margin: Margin | None = None
 
     @property
     def is_right(self) -> bool:
@@ -137,14 +151,24 @@ def format_row(row: Row) -> str:
     float64, so writing never rounds a radius up.
 
     Args:
-        row: A row with counts, samples, alpha, noise and selection.
+        row: A row with counts, samples, alpha, noise and selection; or one with a margin.
 
     Returns:
-        Eleven tab-separated fields in the order of `COLUMNS`.
+        Tab-separated fields in the order of `COLUMNS`, or of `MARGIN_COLUMNS`.
 
     Raises:
         ValueError: If the row lacks one of the recheckable fields.
     """
+    plain = (
+        str(row.index),
+        str(row.label),
+        str(row.predict),
+        repr(float(row.radius)),
+        str(int(row.correct)),
+        f"{row.time:.6f}",
+    )
+    if row.margin is not None:
+        return "\t".join((*plain, *format_margin(row.margin)))
     if (
         row.counts is None
         or row.samples is None
@@ -155,12 +179,7 @@ def format_row(row: Row) -> str:
         raise ValueError("a row needs counts, samples, alpha, noise and selection to be written")
     return "\t".join(
         (
-            str(row.index),
-            str(row.label),
-            str(row.predict),
-            repr(float(row.radius)),
-            str(int(row.correct)),
-            f"{row.time:.6f}",
+            *plain,
             format_counts(row.counts),
             str(row.samples),
             repr(float(row.alpha)),
@@ -170,13 +189,14 @@ def format_row(row: Row) -> str:
     )
 
 
-def parse_row(text: str, *, path: str, line: int) -> Row:
+def parse_row(text: str, *, path: str, line: int, columns: tuple[str, ...] = COLUMNS) -> Row:
     """Read a row that `format_row` wrote, strictly.
 
     Args:
         text: The line without its line end.
         path: File name for messages.
         line: Line number for messages.
+        columns: What the header says, `COLUMNS` or `MARGIN_COLUMNS`.
 
     Returns:
         The row.
@@ -186,9 +206,9 @@ def parse_row(text: str, *, path: str, line: int) -> Row:
     """
     fields = text.split("\t")
     where = f"{path}, line {line}"
-    if len(fields) != len(COLUMNS):
-        raise LogError(f"{where}: expected {len(COLUMNS)} fields, got {len(fields)}: {text[:80]!r}")
-    values = dict(zip(COLUMNS, fields, strict=True))
+    if len(fields) != len(columns):
+        raise LogError(f"{where}: expected {len(columns)} fields, got {len(fields)}: {text[:80]!r}")
+    values = dict(zip(columns, fields, strict=True))
 
     def read(name: str, convert: Callable[[str], _Value], wanted: str) -> _Value:
         try:
@@ -199,20 +219,31 @@ def parse_row(text: str, *, path: str, line: int) -> Row:
                 f"{where}, field {name}: expected {wanted}, got {values[name]!r}{detail}"
             ) from None
 
-    return Row(
+    plain = Row(
         index=read("idx", _natural, "an integer >= 0"),
         label=read("label", _natural, "a class >= 0"),
         predict=read("predict", parse_label, "a class, or -1"),
         radius=read("radius", _non_negative, "a finite number >= 0"),
         correct=read("correct", _bit, "0 or 1"),
         time=read("time", _non_negative, "seconds >= 0"),
+        line=line,
+        path=path,
+    )
+    if columns == MARGIN_COLUMNS:
+        margin = Margin(
+            scores=read("scores", parse_numbers, "finite numbers joined by commas"),
+            lipschitz=read("lipschitz", parse_constants, "numbers >= 0 joined by commas"),
+            slack=read("slack", _non_negative, "a finite number >= 0"),
+            norm=read("norm", parse_norm, "l2, linf or l1"),
+        )
+        return dataclasses.replace(plain, margin=margin)
+    return dataclasses.replace(
+        plain,
         counts=read("counts", parse_counts, "class:count pairs"),
         samples=read("samples", _natural, "an integer >= 0"),
         alpha=read("alpha", _probability, "a number in (0, 1)"),
         noise=read("noise", _noise_text, "a noise such as gaussian(0.25)"),
         selection=read("selection", parse_counts, "class:count pairs"),
-        line=line,
-        path=path,
     )
 
 

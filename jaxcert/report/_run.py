@@ -136,7 +136,7 @@ def certify_run(
         tolerance = _checks.probability("tolerance", tolerance)
     if chunk_size is not None:
         chunk_size = _checks.positive_integer("chunk_size", chunk_size)
-    _check_ids(dataset)
+    check_ids(dataset)
     if mesh is not None and mesh.is_multi_process:
         raise ValueError("mesh must hold devices of this process alone; images are shared by ids")
     if images_per_launch is None:
@@ -144,15 +144,6 @@ def certify_run(
         images_per_launch = max(1, min(_IMAGES_A_LAUNCH, wanted // num_samples))
     images_per_launch = _checks.positive_integer("images_per_launch", images_per_launch)
     _checks.one_value_per_input("noise.scale", noise.scale, dataset.num_images)
-    if model_fingerprint is None:
-        if not isinstance(classify, jax.tree_util.Partial):
-            raise TypeError(
-                "classify must be a jax.tree_util.Partial, whose weights can be seen, or come with "
-                f"a model_fingerprint; got {type(classify).__name__}"
-            )
-        from jaxcert import models  # Flax is needed for this alone.
-
-        model_fingerprint = models.fingerprint(classify)
     identity = {
         "settings": {
             "noise": str(noise),
@@ -172,7 +163,7 @@ def certify_run(
             "num_classes": int(dataset.num_classes),
             "fingerprint": data_fingerprint(dataset),
         },
-        "model": {"fingerprint": model_fingerprint},
+        "model": {"fingerprint": fingerprint_of(classify, model_fingerprint)},
     }
     launch = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -182,7 +173,7 @@ def certify_run(
         "chunk_size": chunk_size,
         "environment": environment(),
     }
-    folder = _make_folder(folder)
+    folder = make_folder(folder)
     process, num_processes = jax.process_index(), jax.process_count()
     with RunLog(folder / log_name(process, num_processes)) as log:
         others = [read_log(path) for path in log_files(folder) if path != log.path]
@@ -196,7 +187,7 @@ def certify_run(
             )
         if disconnect and num_processes > 1:
             jax.distributed.shutdown()
-        _check_rows(Log(str(folder), (*log.rows, *earlier)), dataset)
+        check_rows(Log(str(folder), (*log.rows, *earlier)), dataset)
         launcher = Launcher(
             key, classify, dataset, noise, num_samples, selection_samples, alpha, tolerance,
             chunk_size, mesh,
@@ -211,6 +202,20 @@ def certify_run(
         if num_processes == 1 and not earlier:
             return Log(str(log.path), tuple(log.rows))
     return read_log(folder) if log_files(folder) else Log(str(folder), ())
+
+
+def fingerprint_of(classify: Classifier, given: str | None) -> str:
+    """The given fingerprint of a classifier, or that of its weights."""
+    if given is not None:
+        return given
+    if not isinstance(classify, jax.tree_util.Partial):
+        raise TypeError(
+            "classify must be a jax.tree_util.Partial, whose weights can be seen, or come with "
+            f"a model_fingerprint; got {type(classify).__name__}"
+        )
+    from jaxcert import models  # Flax is needed for this alone.
+
+    return models.fingerprint(classify)
 
 
 def _agree(
@@ -270,7 +275,7 @@ def _append_missing(
                 bar.update()
 
 
-def _check_ids(dataset: Dataset) -> None:
+def check_ids(dataset: Dataset) -> None:
     """Refuse a data set without images, or whose rows a log could not tell apart."""
     if dataset.num_images == 0:
         raise ValueError("dataset must have at least one image")
@@ -300,7 +305,7 @@ def _check_settings(noise: smoothing.Noise, num_samples: int, alpha: float) -> N
     )
 
 
-def _check_rows(log: Log, dataset: Dataset) -> None:
+def check_rows(log: Log, dataset: Dataset) -> None:
     """Refuse a log whose rows are not this data set's, or contradict themselves."""
     labels = dict(zip(dataset.ids.tolist(), dataset.labels.tolist(), strict=True))
     for row in log.rows:
@@ -315,7 +320,7 @@ def _check_rows(log: Log, dataset: Dataset) -> None:
         raise LogError(f"{problems[0]} ({len(problems)} problems in all)")
 
 
-def _make_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+def make_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import os
 import pathlib
 import types
 
-from ._rows import HEADER, LogError, Row, format_row, parse_row
+from ._rows import COLUMNS, LogError, Row, format_row, parse_row
 
 try:
     import fcntl
@@ -25,6 +25,7 @@ class RunLog:
 
     Args:
         path: Log file; made with its header when it does not exist.
+        columns: Names of the fields, by default those of a row with votes.
 
     Raises:
         LogError: If a row other than a torn last one is malformed, or the header is another's.
@@ -44,8 +45,10 @@ class RunLog:
         [0]
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, columns: tuple[str, ...] = COLUMNS) -> None:
         self.path = pathlib.Path(path)
+        self._columns = columns
+        self._header = "\t".join(columns)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
@@ -75,14 +78,14 @@ class RunLog:
         """Add a row; on return it is on the disk.
 
         Args:
-            row: A row with counts, samples, alpha, noise and selection.
+            row: A row with what the columns of the log hold.
 
         Raises:
             OSError: If the disk is full or the write fails otherwise. The log then holds the
                 rows before this one, whole, and the run can be resumed.
         """
         if self._end == 0:
-            self._write(HEADER + "\n", "the header")
+            self._write(self._header + "\n", "the header")
             sync_folder(self.path.parent)
         self._write(format_row(row) + "\n", f"the row of image {row.index}")
         self.rows.append(row)
@@ -106,9 +109,9 @@ class RunLog:
         whole, line_end, torn = content.rpartition(b"\n")
         whole += line_end
         # Only a header of ours that a kill cut short may go; anything else is another's file.
-        if not whole and not HEADER.encode().startswith(torn):
+        if not whole and not self._header.encode().startswith(torn):
             raise LogError(
-                f"{self.path}, line 1: expected the header {HEADER!r}, got {torn[:80]!r}"
+                f"{self.path}, line 1: expected the header {self._header!r}, got {torn[:80]!r}"
             )
         rows = self._parse(whole)
         if torn:
@@ -124,12 +127,12 @@ class RunLog:
         except UnicodeDecodeError as error:
             line = content[: error.start].count(b"\n") + 1
             raise LogError(f"{self.path}, line {line}: not text: {error}") from None
-        if lines[0] != HEADER:
+        if lines[0] != self._header:
             raise LogError(
-                f"{self.path}, line 1: expected the header {HEADER!r}, got {lines[0][:120]!r}"
+                f"{self.path}, line 1: expected the header {self._header!r}, got {lines[0][:120]!r}"
             )
         return [
-            parse_row(text, path=str(self.path), line=number)
+            parse_row(text, path=str(self.path), line=number, columns=self._columns)
             for number, text in enumerate(lines[1:], start=2)
         ]
 

@@ -29,11 +29,13 @@ class Summary(NamedTuple):
         radii: Radii of the next two, `[r]`.
         num_certified: Images right with radius >= r, int `[r]`.
         noise: Noise as text, None when the log does not say or it varies.
-        norm: Norm of the radii, `"l2"` or `"l1"`, None when the log does not say.
+        norm: Norm of the radii, `"l2"`, `"l1"` or `"linf"`, None when the log does not say.
         num_samples: Estimation samples an image, None when the log does not say or it varies.
         alpha: One-sided failure probability an image, likewise.
         reachable_radius: Largest radius that noise, samples and alpha can give, likewise.
         seconds: Sum of the `time` column, NaN when the log does not say.
+        is_deterministic: Whether margins and Lipschitz constants certify every radius, so that
+            each holds with certainty.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Summary(NamedTuple):
     alpha: float | None
     reachable_radius: float | None
     seconds: float
+    is_deterministic: bool = False
 
     @property
     def clean_accuracy(self) -> float:
@@ -113,6 +116,7 @@ def summarize(
     noise = _common([row.noise for row in log.rows])
     num_samples = _common([row.samples for row in log.rows])
     alpha = _common([row.alpha for row in log.rows])
+    margin_norm = _common([row.margin.norm if row.margin else None for row in log.rows])
     reachable = None
     if noise is not None and num_samples is not None and alpha is not None:
         largest = smoothing.max_radius(parse_noise(noise), num_samples=num_samples, alpha=alpha)
@@ -129,11 +133,12 @@ def summarize(
         radii=grid,
         num_certified=np.sum(log.is_right & (log.radii >= grid[:, None]), axis=1),
         noise=noise,
-        norm=None if noise is None else parse_noise(noise).norm,
+        norm=margin_norm if noise is None else parse_noise(noise).norm,
         num_samples=num_samples,
         alpha=alpha,
         reachable_radius=reachable,
         seconds=float(np.sum([row.time for row in log.rows])),
+        is_deterministic=all(row.margin is not None for row in log.rows),
     )
 
 
@@ -294,6 +299,11 @@ def _footnotes(summaries: Sequence[Summary]) -> list[str]:
         lines.append(
             f"Each radius holds with probability at least {1 - alpha:.10g} on its own: of {most} "
             f"images, at most {alpha * most:.3g} radii are expected to be too large."
+        )
+    certain = [summary.name for summary in summaries if summary.is_deterministic]
+    if certain:
+        lines.append(
+            "Radii that hold with certainty, if their Lipschitz constants do: " + ", ".join(certain)
         )
     return lines
 
