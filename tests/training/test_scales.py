@@ -95,27 +95,24 @@ def test_a_resumed_run_has_the_same_scales_and_weights(tmp_path, monkeypatch):
         run(checkpoint_dir=tmp_path / "ended", adapt_after=1)
 
 
-def test_adapted_sigmas_climb_the_soft_radius(key):
+def test_adapted_sigmas_climb_within_their_bounds(key):
     def edge(images):  # class 1 above 0.5
         return jnp.stack([-20 * (images[:, 0] - 0.5), 20 * (images[:, 0] - 0.5)], axis=1)
 
-    images = jnp.array([[0.5], [0.7], [2.0]])
-    start = jnp.full(3, 0.25)
-    adapt = functools.partial(
-        training.adapt_sigma, smallest=0.1, largest=0.5, num_steps=3, num_samples=256
-    )
-    found = jax.jit(adapt)(key, jax.tree_util.Partial(edge), images, start)
+    images, start = jnp.array([[0.7], [2.0]]), jnp.full(2, 0.25)
 
-    def radius(sigmas):
-        return smoothing.soft_radius_estimate(
-            key, edge, images, noise=smoothing.gaussian(sigmas), num_samples=1000
-        )
+    @jax.jit
+    def adapted(learning_rate):
+        return training.adapt_sigma(
+            key, jax.tree_util.Partial(edge), images, start, smallest=0.1, largest=0.5,
+            num_steps=3, num_samples=256, learning_rate=learning_rate,
+        )  # fmt: skip
 
-    assert found[2] > 0.26
-    assert np.all(radius(found) >= radius(start) - 0.01)
-    assert np.all((np.asarray(found) >= 0.1) & (np.asarray(found) <= 0.5))
-    far = adapt(key, edge, images, start, learning_rate=10.0)
-    assert far[2] == 0.5
+    found = adapted(0.02)
+    # Far from the edge a larger sigma proves more; near it nothing is gained.
+    assert 0.26 < found[1] < 0.5
+    assert abs(found[0] - 0.25) < found[1] - 0.25
+    assert adapted(10.0)[1] == 0.5
 
 
 def test_training_with_sigmas_that_adapt():
