@@ -30,7 +30,8 @@ class Loss(Protocol):
           classify: from `[n, *shape]` to scores `[n, classes]`; the network in training mode.
           images: `[n, *shape]` in pixel units, without noise.
           labels: int32 `[n]`.
-          noise: what the network is to withstand, or None.
+          noise: what the network is to withstand, or None; of one scale, or of one an image where
+            `train` adapts them.
 
         Returns:
           The loss to be minimised and the metrics, scalars that are averaged over each epoch.
