@@ -49,12 +49,13 @@ def optimize_sigma(
     r"""Choose for each input the sigma with the largest softly smoothed radius, by gradient ascent.
 
     .. math::
-        \log \sigma \leftarrow \log \sigma + \eta \frac{\partial R}{\partial \sigma}, \qquad
+        \log \sigma \leftarrow \log \sigma + \eta_t \frac{\partial R}{\partial \sigma}, \qquad
         R(\sigma) = \frac{\sigma}{2} \bigl( \Phi^{-1}(p_A(\sigma)) - \Phi^{-1}(p_B(\sigma)) \bigr)
 
     with :math:`p(\sigma) = E\,\mathrm{softmax}(f(x + \sigma \epsilon))`, estimated on fresh noise
-    in every step, and sigma kept within `bounds`. The slope has no unit, so one learning rate fits
-    inputs of any scale. For uniform noise sigma is the half-width and R = sigma (p_A - p_B).
+    in every step, the learning rate falling linearly to 0, and sigma kept within `bounds`. The
+    slope has no unit, so one learning rate fits inputs of any scale. For uniform noise sigma is the
+    half-width and R = sigma (p_A - p_B).
 
     What comes out is a choice, not a certificate, and a certificate at a sigma chosen by looking at
     the input says nothing about its neighbours, which would have chosen another: use
@@ -68,7 +69,7 @@ def optimize_sigma(
       initial_sigma: where to start, a scalar or one value an input `[b]`.
       num_steps: steps of the ascent.
       num_samples: draws of noise for each input in each step.
-      learning_rate: eta, above 0.
+      learning_rate: eta of the first step, above 0.
       bounds: the least and the largest sigma; a factor of 4 either way from the start by default.
         Without a cap the ascent can run away to a sigma at which the noise drowns every input.
       family: `"gaussian"` or `"uniform"`.
@@ -206,12 +207,14 @@ def _optimize(
         rows = jnp.repeat(inputs, shape.samples, axis=0)
         row_ids = jnp.repeat(ids, shape.samples)
 
+        def samples_of(turn: jax.Array) -> jax.Array:
+            return (turn % chunks) * shape.samples + jnp.arange(shape.samples)
+
         def draw(turn: jax.Array) -> jax.Array:
-            samples = (turn % chunks) * shape.samples + jnp.arange(shape.samples)
-            step_key = jax.random.fold_in(key, turn // chunks)
-            return draw_unit(
-                unit, step_key, row_ids, jnp.tile(samples, shape.images), inputs.shape[1:]
-            )
+            # The two steps of the comparison see the same noise.
+            step_key = jax.random.fold_in(key, jnp.minimum(turn // chunks, num_steps))
+            samples = jnp.tile(samples_of(turn), shape.images)
+            return draw_unit(unit, step_key, row_ids, samples, inputs.shape[1:])
 
         def total(sigma: jax.Array, drawn: jax.Array, turn: jax.Array) -> jax.Array:
             """Probabilities summed over the samples of a chunk, `[images, classes]`."""
@@ -219,61 +222,49 @@ def _optimize(
             noisy = add_noise(unit, rows, spread * drawn)
             found = to_probabilities(classify(noisy), scores)
             found = found.reshape(shape.images, shape.samples, -1)
-            samples = (turn % chunks) * shape.samples + jnp.arange(shape.samples)
-            counted = (samples < num_samples)[None, :, None]
+            counted = (samples_of(turn) < num_samples)[None, :, None]
             return jnp.sum(jnp.where(counted, found, 0), axis=1).astype(jnp.float32)
 
         def radius(summed: jax.Array, sigma: jax.Array) -> jax.Array:
             return soft_radius(summed / num_samples, sigma, family, max_probability)
 
-        nothing = jnp.zeros((shape.images, _classes(classify, inputs)), jnp.float32)
-
+        # Steps 0, 1, ... ascend; then one measures the radius where they ended, one at the start.
         # A chunk is drawn one turn before it is classified, so that it is in memory by then: XLA
-        # for CPUs otherwise draws it anew wherever a layer reads it.
-        def turn_of_ascent(carry: Any, turn: jax.Array) -> tuple[Any, None]:
-            log_sigma, is_finite, summed, slopes, drawn = carry
-            sigma = jnp.exp(log_sigma)
+        # for CPUs otherwise draws it anew wherever a layer reads it. Turn -1 only draws.
+        def take_turn(carry: Any, turn: jax.Array) -> tuple[Any, None]:
+            log_sigma, is_finite, loss, summed, slopes, drawn = carry
+            step, is_last = turn // chunks, turn % chunks == chunks - 1
+            is_ascent = (step >= 0) & (step < num_steps)
+            sigma = jnp.where(step <= num_steps, jnp.exp(log_sigma), start)
             one, slope = jax.jvp(
                 lambda sigma: total(sigma, drawn, turn), (sigma,), (jnp.ones_like(sigma),)
             )
             summed, slopes = summed + one, slopes + slope
-            _, ascent = jax.jvp(radius, (summed, sigma), (slopes, jnp.ones_like(sigma)))
-            is_last = turn % chunks == chunks - 1
-            fine = jnp.isfinite(ascent)
-            moved = jnp.clip(log_sigma + learning_rate * jnp.where(fine, ascent, 0), lower, upper)
+            reached, ascent = jax.jvp(radius, (summed, sigma), (slopes, jnp.ones_like(sigma)))
+            fine = jnp.isfinite(reached) & jnp.isfinite(ascent)
+            rate = learning_rate * (1 - step.astype(jnp.float32) / num_steps)
+            moved = jnp.clip(log_sigma + rate * jnp.where(fine, ascent, 0), lower, upper)
             return (
-                jnp.where(is_last, moved, log_sigma),
-                is_finite & (fine | ~is_last),
+                jnp.where(is_last & is_ascent, moved, log_sigma),
+                is_finite & (fine | ~is_last | (step < 0)),
+                jnp.where(is_last & (step >= num_steps), reached - loss, loss),
                 jnp.where(is_last, 0, summed),
                 jnp.where(is_last, 0, slopes),
                 draw(turn + 1),
             ), None
 
-        first = draw(jnp.zeros((), jnp.int32))
-        carry = (jnp.log(start), jnp.ones(start.shape, bool), nothing, nothing, first)
-        turns = jnp.arange(num_steps * chunks, dtype=jnp.int32)
-        (log_sigma, is_finite, _, _, drawn), _ = jax.lax.scan(
-            jax.checkpoint(turn_of_ascent, prevent_cse=False), carry, turns
+        classes = jax.eval_shape(classify, inputs).shape[-1]
+        nothing = jnp.zeros((shape.images, classes), jnp.float32)
+        no_noise = jnp.zeros(rows.shape, jnp.float32)
+        zero = jnp.zeros_like(start)
+        carry = (jnp.log(start), jnp.ones(start.shape, bool), zero, nothing, nothing, no_noise)
+        turns = jnp.arange(-1, (num_steps + 2 * keep_better) * chunks, dtype=jnp.int32)
+        (log_sigma, is_finite, loss, *_), _ = jax.lax.scan(
+            jax.checkpoint(take_turn, prevent_cse=False), carry, turns
         )
-        sigma = jnp.where(is_finite, jnp.exp(log_sigma), start)
-        if not keep_better:
-            return sigma, is_finite
-
-        def turn_of_comparison(carry: Any, turn: jax.Array) -> tuple[Any, None]:
-            at_end, at_start, drawn = carry
-            at_end, at_start = (
-                summed + total(value, drawn, turn)
-                for summed, value in ((at_end, sigma), (at_start, start))
-            )
-            return (at_end, at_start, draw(turn + 1)), None
-
-        turns = jnp.arange(chunks, dtype=jnp.int32) + num_steps * chunks
-        (at_end, at_start, _), _ = jax.lax.scan(
-            jax.checkpoint(turn_of_comparison, prevent_cse=False), (nothing, nothing, drawn), turns
-        )
-        final, initial = radius(at_end, sigma), radius(at_start, start)
-        is_finite = is_finite & jnp.isfinite(final) & jnp.isfinite(initial)
-        return jnp.where(final > initial, sigma, start), is_finite
+        # At the end `loss` is the radius at the start less that where the ascent ended.
+        is_better = is_finite & (loss < 0) if keep_better else is_finite
+        return jnp.where(is_better, jnp.exp(log_sigma), start), is_finite
 
     groups = jax.tree.map(
         lambda leaf: leaf.reshape(-1, shape.images, *leaf.shape[1:]),
@@ -281,7 +272,3 @@ def _optimize(
     )
     sigma, is_finite = jax.lax.map(of_group, groups)
     return sigma.reshape(-1), is_finite.reshape(-1)
-
-
-def _classes(classify: jax.tree_util.Partial, inputs: jax.Array) -> int:
-    return int(jax.eval_shape(classify, inputs).shape[-1])
