@@ -16,6 +16,7 @@ from benchmarks import (
     devices,
     environment,
     lipschitz,
+    prototypes,
     registry,
     results,
     timing,
@@ -105,6 +106,7 @@ if __name__ == "__main__":
     assert cases
     assert devices
     assert lipschitz
+    assert prototypes
     assert tropical
     assert tropical_boundary
     sys.exit(main())

@@ -7,7 +7,14 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert.prototypes._half_spaces import distance_to_intersection_lower
-from jaxcert.prototypes._host import UNIT, host_centres, in_parts, rounded_quotient, separations
+from jaxcert.prototypes._host import (
+    UNIT,
+    host_centres,
+    in_parts,
+    product_error,
+    rounded_quotient,
+    separations,
+)
 from jaxcert.prototypes._prototypes import Prototypes
 
 # Relative slack with which a bisector is told to be the exact distance; no bound depends on it.
@@ -112,12 +119,13 @@ class _RivalSearch:
     def __init__(self, centres: np.ndarray, labels: np.ndarray):
         self.products = centres @ centres.T
         self.squares = np.diagonal(self.products).copy()
-        self.gram_error = 4 * (centres.shape[1] + 8) * UNIT * self.squares.max()
-        self.half_inverse_gaps = 0.5 / separations(centres, labels)
+        self.gram_error = product_error(centres.shape[1], self.squares)
+        self.half_inverse_gaps = 0.5 / separations(centres, labels, self.products)
         self.is_same = labels[:, None] == labels[None]
         # The centres of the class of each centre; where classes differ in size, some twice.
-        most = self.is_same.sum(axis=1).max()
-        self.members = np.stack([np.resize(np.flatnonzero(same), most) for same in self.is_same])
+        _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        turns = (np.cumsum(counts) - counts)[:, None] + np.arange(counts.max()) % counts[:, None]
+        self.members = np.argsort(place, kind="stable")[turns][place]
 
     def nearest(
         self, heights: np.ndarray, own: np.ndarray, budget: np.ndarray

@@ -52,18 +52,41 @@ def in_parts(
         yield rows, part, lengths
 
 
-def separations(centres: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Distances between centres rounded up, `[k, k]`, or raise where two classes share a centre."""
-    gaps = np.stack([np.linalg.norm(centres - one, axis=1) for one in centres])
-    clashes = np.argwhere((gaps == 0) & (labels[:, None] != labels[None]))
-    if clashes.size:
-        first, second = clashes[0]
-        raise ValueError(
-            f"prototypes.centres of different classes must differ, got equal centres {first} and "
-            f"{second} of classes {labels[first]} and {labels[second]}"
-        )
+def separations(centres: np.ndarray, labels: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Distances between centres of different classes rounded up, `[k, k]`, else 1.
+
+    Args:
+      centres: `[k, d]`.
+      labels: int `[k]`.
+      products: `[k, k]`, inner products of the centres.
+
+    Raises:
+      ValueError: where two classes share a centre.
+    """
+    squares = np.diagonal(products)
+    error = product_error(centres.shape[1], squares)
+    differs = labels[:, None] != labels[None]
+    found = squares[:, None] + squares[None] - 2 * products + error
+    gaps = np.sqrt(np.where(differs, np.maximum(found, 0), 1))
+    # Where the terms cancel, by differences of the coordinates.
+    is_close = differs & (found <= 1e8 * error)
+    for first in np.flatnonzero(is_close.any(axis=1)):
+        near = np.flatnonzero(is_close[first])
+        exact = np.linalg.norm(centres[near] - centres[first], axis=1)
+        if not exact.all():
+            second = near[exact == 0][0]
+            raise ValueError(
+                "prototypes.centres of different classes must differ, got equal centres "
+                f"{first} and {second} of classes {labels[first]} and {labels[second]}"
+            )
+        gaps[first, near] = exact
     up = gaps * (1 + (centres.shape[1] + 4) * UNIT) + 4 * UNIT * np.abs(centres).max()
-    return np.where(gaps > 0, up, 1.0)
+    return np.where(differs, up, 1.0)
+
+
+def product_error(dimension: int, squares: np.ndarray) -> float:
+    """What rounding may add to a squared distance of two centres that is computed by products."""
+    return 4 * (dimension + 8) * UNIT * float(squares.max())
 
 
 def rounded_quotient(radius: np.ndarray, lipschitz: float) -> np.ndarray:

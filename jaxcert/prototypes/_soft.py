@@ -56,8 +56,9 @@ def soft_certificate(
     variance = _checks.positive_number("variance", variance)
     lipschitz = _checks.positive_number("lipschitz", lipschitz)
     points, middle, centres, labels = host_centres(features, prototypes)
-    gaps = separations(centres, labels)
-    squares = np.einsum("kd,kd->k", centres, centres)
+    products = centres @ centres.T
+    gaps = separations(centres, labels, products)
+    squares = np.diagonal(products)
     # The squared norm of the feature is in all exponents alike, and cancels.
     parts = [
         (part @ (centres.T / variance) - squares / (2 * variance), lengths)
