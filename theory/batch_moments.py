@@ -129,8 +129,8 @@ def check_smoothness(
             np.pad(law.weights, ((0, missing), (0, 0))), _logistic_optimum(rows, labels, penalty),
         )  # fmt: skip
         starts = np.exp(rng.uniform(-6, 1, size=(32, 1))) * rng.normal(size=(32, 3))
-        with jax.enable_x64(True):
-            reached = search.ascend(_logistic_ratio, constants, starts, steps=steps, rate=0.02)
+        reached = search.ascend(_logistic_ratio, constants, starts, steps=steps, rate=0.02)
+        with search.wide():
             ratios = np.exp(np.asarray(_ratios(jnp.asarray(reached), constants)))
         bound = claimed(problem, size, even)
         slack = bound / ratios.max() - 1.0

@@ -67,7 +67,7 @@ def fitted(
         constant = labels[order][0]
         weights = np.concatenate([weights, np.zeros((1, 1))])
         return weights, np.append(biases, 1.0), np.append(outer, constant)
-    units = 12 * number
+    units = 4 * number
     weights = rng.normal(size=(units, dimension))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     biases = rng.uniform(-1, 1, size=units)
@@ -138,7 +138,7 @@ CLAIMS = (
             "the constant by packing is derived here"
         ),
         hypotheses=(
-            "two-layer ReLU networks with 12 units a point and the shortest last layer; on a line "
+            "two-layer ReLU networks with 4 units a point and the shortest last layer; on a line "
             "the interpolating polygon",
             "points at random, and spread by gradient ascent; shapes (d, n) " + str(SHAPES),
             "the part with sqrt(n / p) for fewer parameters than points is not checked",

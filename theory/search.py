@@ -1,9 +1,10 @@
 """What checks share: the worst case seen so far, and gradient ascent towards a worse one."""
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -64,6 +65,17 @@ class Worst:
         )
 
 
+@contextlib.contextmanager
+def wide() -> Iterator[None]:
+    """Compute in float64 whatever the caller's settings, for code that is an oracle."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
 def ascend(
     violation: Callable[[Any, Any], jax.Array],
     constants: Any,
@@ -85,7 +97,7 @@ def ascend(
     Returns:
         The points reached, NumPy arrays; those of the best step of each start.
     """
-    with jax.enable_x64(True):
+    with wide():
         constants = jax.tree.map(jnp.asarray, constants)
         found = _ascend(violation, steps, rate, constants, jax.tree.map(jnp.asarray, points))
         return jax.tree.map(np.asarray, found)
