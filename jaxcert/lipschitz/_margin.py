@@ -28,7 +28,7 @@ def margin_radius(
 
     The radius is in the norm that the constant measures inputs with. Without pairs it measures the
     scores jointly, in `output_norm`: the factor is sqrt(2) for l2, 2 for linf (every score has the
-    constant by itself), 1 for l1. A single score is decided by its sign, r = |f| / L.
+    constant by itself), 1 for l1. A single score is decided by its sign, :math:`r = |f| / L`.
 
     Args:
       scores: floating `[n, classes]`, or `[n, 1]` for a single score.

@@ -189,10 +189,11 @@ class SandwichLinear(nnx.Module):
         return scaled_cayley(self.kernel[...], self.scale[...]).T
 
     def lipschitz_upper(self) -> float:
-        """A proved bound from [A B] as it was computed: the square of its norm.
+        r"""A proved bound from [A B] as it was computed: the square of its norm.
 
-        With w = D B v and D^2 <= D it is |A^T w|^2 <= s^2 |w|^2 - |B^T w|^2 and
-        |w|^2 <= |B^T w| |v|, so that the square of 2 |A^T w| is at most s^4.
+        With w = D B v and :math:`D^2 \le D` it is :math:`\|A^T w\|^2 \le s^2 \|w\|^2 - \|B^T w\|^2`
+        and :math:`\|w\|^2 \le \|B^T w\| \|v\|`, so that the square of :math:`2 \|A^T w\|` is at
+        most :math:`s^4`.
         """
         norm = matrix_norm_upper(self.blocks())
         return float(np.nextafter(norm * norm, np.inf))

@@ -30,7 +30,7 @@ class LiResNetLinear(nnx.Module):
     .. math::
         y = \frac{(I + d^{-1/2} W) x}{\|I + d^{-1/2} W\|_2} + b
 
-    The norm of I + W is far below the sum of the norms, 1 + |W|.
+    The norm of I + W is far below the sum of the norms, :math:`1 + \|W\|`.
 
     Args:
       features: input and output features.

@@ -13,16 +13,17 @@ _CHUNK = 1 << 13
 
 
 class Vertices(NamedTuple):
-    """The vertices of a zonotope.
+    r"""The vertices of a zonotope.
 
     Attributes:
       points: float64 `[v, d]`; in the plane of a flat or two-dimensional zonotope counter-clockwise
         (seen from one side), else vertex `i + v / 2` is opposite to vertex i.
       witness: float64 `[v, d]`, unit vectors: `points[i]` is the only point of the zonotope that is
         farthest in the direction `witness[i]`.
-      margin: float64 `[v]`, the least |<witness, g>| / |g| over the generators g that are not zero.
-        It is positive, which proves the vertex, and no change of the generators by less than this,
-        relative to their lengths, removes it. Infinite for a single point.
+      margin: float64 `[v]`, the least :math:`|\langle w, g \rangle| / \|g\|` of the witness w over
+        the generators g that are not zero. It is positive, which proves the vertex, and no change
+        of the generators by less than this, relative to their lengths, removes it. Infinite for a
+        single point.
     """
 
     points: np.ndarray
