@@ -13,6 +13,7 @@ import jax
 from benchmarks import (
     batching,
     cases,
+    data_dependent,
     devices,
     environment,
     lipschitz,
@@ -104,6 +105,7 @@ if __name__ == "__main__":
     # These modules register the cases when they are imported.
     assert batching
     assert cases
+    assert data_dependent
     assert devices
     assert lipschitz
     assert prototypes
