@@ -21,6 +21,7 @@ def blocks(name, language):
 GUIDES = (
     "batching",
     "quickstart",
+    "data_dependent",
     "tropical",
     "tropical_applications",
     "lipschitz",
