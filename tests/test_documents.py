@@ -27,6 +27,7 @@ GUIDES = (
     "lipschitz",
     "lipschitz_layers",
     "local_bounds",
+    "prototypes",
     "tropical_boundary",
     "tutorials/watching_the_batch_size",
 )
