@@ -91,7 +91,7 @@ class Entry:
     @property
     def as_expected(self) -> bool:
         """A claim must hold, a twin must not."""
-        return self.verdict.holds != self.is_twin
+        return bool(self.verdict.holds) != self.is_twin
 
     def __str__(self) -> str:
         words = ("refuted", "NOT REFUTED") if self.is_twin else ("holds", "FAILS")
@@ -154,7 +154,8 @@ def _values(entry: Entry) -> dict[str, Any]:
     values = dataclasses.asdict(entry.verdict)
     for name in ("worst_slack", "tightness"):
         values[name] = float(values[name]) if math.isfinite(values[name]) else None
-    values["holds"] = bool(values["holds"])
+    # Checks may leave numbers of NumPy in it.
+    values["holds"], values["trials"] = bool(values["holds"]), int(values["trials"])
     values["measured"] = [[float(bound), float(found)] for bound, found in values["measured"]]
     if entry.is_twin:
         del values["measured"]
