@@ -136,12 +136,12 @@ def _bisect(
         falls = round_up(radius[:, None] * lipschitz)
         return jnp.all((margins > 0) | (at_center > falls), axis=1)
 
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(index: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
-        middle = (low + high) / 2
+        # The largest radius first; one that is certified ends the search.
+        middle = jnp.where(index == 0, high, (low + high) / 2)
         certified = is_certified(middle)
         return jnp.where(certified, middle, low), jnp.where(certified, high, middle)
 
-    whole = is_certified(largest)
-    low, _ = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(largest), largest))
-    return jnp.where(whole, largest, low)
+    low, _ = jax.lax.fori_loop(0, steps + 1, halve, (jnp.zeros_like(largest), largest))
+    return low

@@ -124,9 +124,11 @@ def _norm(interval: Interval, norm: str, whole: bool) -> jax.Array:
         return jnp.max(jnp.sum(largest, axis=1), axis=1) * slack
     middle = (low + high) / 2
     radius = jnp.maximum(round_up(high - middle), round_up(middle - low))
-    spread = gram_upper(radius, iterations=_SQUARINGS)
-    split = gram_upper(middle, iterations=_SQUARINGS) + spread
-    return jnp.minimum(round_up(split), gram_upper(largest, iterations=_SQUARINGS))
+    # One program for all three.
+    spread, center, whole_norm = gram_upper(
+        jnp.stack([radius, middle, largest]), iterations=_SQUARINGS
+    )
+    return jnp.minimum(round_up(center + spread), whole_norm)
 
 
 def dual_norm(vectors: jax.Array, norm: str) -> jax.Array:
@@ -211,7 +213,8 @@ def _over_patterns(
     def step(index: jax.Array, best: jax.Array) -> jax.Array:
         return jnp.maximum(best, norm_of(index))
 
-    return jax.lax.fori_loop(1, 2**count, step, norm_of(jnp.zeros((), jnp.int32)))
+    nothing = jnp.zeros(rows.shape[:1] if whole else rows.shape[:2], rows.dtype)
+    return jax.lax.fori_loop(0, 2**count, step, nothing)
 
 
 def _importance(

@@ -131,21 +131,22 @@ def local_lipschitz_lower(
 
         def step(index: jax.Array, carry: tuple[_Met, jax.Array]) -> tuple[_Met, jax.Array]:
             met, best = carry
-            reach = region.radius.reshape(-1, *(1,) * len(shape)) * (1 - index / max(steps, 1))
+            share = 1 - (index - 1) / max(steps, 1)
+            reach = region.radius.reshape(-1, *(1,) * len(shape)) * share
             direction = climb(met.point, weights)
             uphill = met.point + reach * _unit(direction, region.norm)
             random = _random_offsets(jax.random.fold_in(own, 2 + index), region)
-            candidate = jnp.where(index % 2 == 0, uphill, met.point + random * 0.3)
-            candidate = _project(candidate, region)
+            candidate = jnp.where(index % 2 == 1, uphill, met.point + random * 0.3)
+            # The first is the start itself, so that there is one program for all.
+            candidate = _project(jnp.where(index == 0, met.point, candidate), region)
             found = steepness(candidate)
             total = jnp.max(found, axis=1)
-            better = (total > met.value) | (index % 2 == 0)
+            better = (total > met.value) | (index % 2 == 1)
             point = jnp.where(better.reshape(-1, *(1,) * len(shape)), candidate, met.point)
             return _Met(jnp.where(better, total, met.value), point), jnp.maximum(best, found)
 
-        found = steepness(first)
-        start = (_Met(jnp.max(found, axis=1), first), jnp.maximum(best, found))
-        _, best = jax.lax.fori_loop(0, steps, step, start)
+        start = (_Met(jnp.full(batch, -1, best.dtype), first), best)
+        _, best = jax.lax.fori_loop(0, steps + 1, step, start)
         return best, None
 
     columns = 1 if whole else rows.shape[1]

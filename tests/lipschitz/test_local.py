@@ -47,12 +47,12 @@ def from_both_sides(key, layers, radius, *, norm):
     return {
         "bounds": bounds,
         "whole": (
-            local_lipschitz_lower(key, layers, region, starts=3, steps=6),
+            local_lipschitz_lower(key, layers, region, starts=6, steps=20),
             local_lipschitz_upper(layers, region, bounds=bounds, patterns=5),
             local_lipschitz_upper(layers, region, bounds=bounds),
         ),
         "differences": (
-            local_lipschitz_lower(key, layers, region, starts=3, steps=6, **differences),
+            local_lipschitz_lower(key, layers, region, starts=6, steps=20, **differences),
             local_lipschitz_upper(layers, region, bounds=bounds, patterns=5, **differences),
             local_lipschitz_upper(layers, region, bounds=bounds, **differences),
         ),
@@ -93,8 +93,8 @@ def test_the_constant_is_enclosed_and_never_above_the_product(norm, key):
         assert np.all(lower <= patterns)
         assert np.all(steepest <= patterns)
         assert np.all(patterns <= intervals)
-        # The search of a few points is of use beside many samples.
-        assert np.all(lower >= 0.5 * steepest)
+        # The search is of use beside many samples.
+        assert np.all(lower >= 0.8 * steepest)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,9 @@ def test_one_hidden_layer_of_full_rank_is_exact_on_a_large_ball(key):
 
 
 def test_a_bound_of_the_caller_caps_the_result():
-    region = ball(centers(), 0.5, norm="l2")
-    capped = local_lipschitz_upper(dense_network(), region, refine=0, global_upper=0.25)
+    layers = dense_network(widths=(6, 4, 3))
+    bound = functools.partial(local_lipschitz_upper, layers, refine=0, global_upper=0.25)
+    capped = jax.jit(bound)(ball(centers(), 0.5, norm="l2"))
     np.testing.assert_allclose(capped, 0.25, rtol=1e-5)
     assert np.all(np.asarray(capped) >= 0.25)
 
@@ -215,12 +216,10 @@ def test_lower_bound_ignores_points_of_uncertain_sign(key):
         Dense(jnp.array([[1.0], [-1.0]]), jnp.zeros(2)), Relu(),
         Dense(jnp.array([[1.0, 1.0]]), jnp.zeros(1)),
     ]  # fmt: skip
-    at_kink = ball(jnp.zeros((1, 1)), 0.0, norm="l2")
-    assert float(local_lipschitz_lower(key, layers, at_kink, starts=2, steps=2)[0]) == 0.0
+    search = jax.jit(functools.partial(local_lipschitz_lower, starts=2, steps=2))
+    assert float(search(key, layers, ball(jnp.zeros((1, 1)), 0.0, norm="l2"))[0]) == 0.0
     around = ball(jnp.zeros((1, 1)), 0.5, norm="l2")
-    np.testing.assert_allclose(
-        local_lipschitz_lower(key, layers, around, starts=2, steps=2), 1.0, rtol=1e-4
-    )
+    np.testing.assert_allclose(search(key, layers, around), 1.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
