@@ -11,8 +11,9 @@ from theory import ledger
 
 
 def verdict_of(formula, seed, trials):
-    measured = ((2.0, 1.0),)
-    return ledger.Verdict(formula >= 0.0, formula, math.nan, trials, "the one case", seed, measured)
+    # As a check may leave it, with numbers of NumPy.
+    holds, count = np.bool_(formula >= 0.0), np.int64(trials)
+    return ledger.Verdict(holds, formula, math.nan, count, "the one case", seed, ((2.0, 1.0),))
 
 
 def claim(formula=0.5, twins=None, name="planted"):
