@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,21 @@ class Subsample:
     channels: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Opaque:
+    """A layer of which the l2 constant alone is known; the readers of modules make these.
+
+    Attributes:
+      name: for messages.
+      upper: the bound, from the shape of one input.
+      outputs: the shape of one output, from that of one input.
+    """
+
+    name: str
+    upper: Callable[[tuple[int, ...]], float]
+    outputs: Callable[[tuple[int, ...]], tuple[int, ...]]
+
+
 def output_shape(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one output, without the batch axis, or an error that names the layer."""
     match layer:
@@ -114,6 +129,8 @@ def output_shape(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
             return shape
         case Flatten():
             return (math.prod(shape),)
+        case Opaque():
+            return layer.outputs(shape)
         case Dense():
             rows, columns = np.shape(layer.weight)
             if shape != (columns,):
@@ -213,6 +230,10 @@ def _layer_upper(layer: Any, shape: tuple[int, ...], order: Order) -> float:
             if layer.name == "householder" and order != 2:
                 raise ValueError("order must be 2 for householder activations")
             return activation_lipschitz(layer.name, negative_slope=layer.negative_slope)
+        case Opaque():
+            if order != 2:
+                raise ValueError(f"order must be 2 for a {layer.name}, got {order}")
+            return float(layer.upper(shape))
         case Scale():
             return float(np.max(np.abs(_array(layer.factor))))
         case Dense():

@@ -14,6 +14,7 @@ from jaxcert.lipschitz._layers import (
     Activation,
     AveragePool,
     MaxPool,
+    Opaque,
     Residual,
     Scale,
     Subsample,
@@ -38,22 +39,48 @@ _ACTIVATIONS: dict[Callable[..., Any], str] = {
 }
 
 
+_DENSE = (
+    models.AOLLinear, models.BROLinear, models.CayleyLinear, models.CPLLinear,
+    models.GershgorinStack, models.LDLTStack, models.LiResNetLinear, models.SandwichLinear,
+    models.SLLLinear, models.SOCLinear,
+)  # fmt: skip
+_CONVOLUTIONS = (
+    models.AOLConv, models.BROConv, models.CayleyConv, models.CPLConv, models.GaborConv,
+    models.LiResNetConv, models.SandwichConv, models.SLLConv, models.SOCConv,
+)  # fmt: skip
+# These layers compute their weights; compiled with others they may round them otherwise.
+_ALLOWANCE = 1e-6
+
+
 def layers_of_module(
     module: Any, shape: tuple[int, ...] | None
 ) -> tuple[list[Any], tuple[int, ...] | None]:
     """The layers of a module in evaluation mode, and the shape of its input where it knows it."""
-    if isinstance(module, (models.MLP, models.LeNet, models.ResNet)):
-        if shape is not None and shape != module.input_shape:
-            raise ValueError(f"input_shape must be {module.input_shape}, got {shape}")
-        if isinstance(module, models.ResNet):
+    body: list[Any] | None = None
+    match module:
+        case models.MLP():
+            body = _mlp(module)
+        case models.LeNet():
+            body = _lenet(module)
+        case models.GaborLeNet():
+            body = _gabor_lenet(module)
+        case models.ResNet():
             body = _resnet(module)
-        else:
-            body = _mlp(module) if isinstance(module, models.MLP) else _lenet(module)
+        case models.LipschitzMLP() | models.LipschitzCNN():
+            return _features(module), _own_shape(module, shape)
+    if body is not None:
+        shape = _own_shape(module, shape)
         inverse = np.asarray(module.normalisation.inverse_std[...])
-        return [Scale(inverse), *body, *_linear(module.head)], module.input_shape
+        return [Scale(inverse), *body, *_linear(module.head)], shape
     if isinstance(module, nnx.Sequential):
         return [layer for entry in module.layers for layer in _entry(entry)], shape
     return _entry(module), shape
+
+
+def _own_shape(module: Any, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if shape is not None and shape != module.input_shape:
+        raise ValueError(f"input_shape must be {module.input_shape}, got {shape}")
+    return module.input_shape
 
 
 def _entry(entry: Any) -> list[Any]:
@@ -64,6 +91,10 @@ def _entry(entry: Any) -> list[Any]:
         return _linear(entry)
     if isinstance(entry, nnx.Conv):
         return [_conv(entry)]
+    if isinstance(entry, (*_DENSE, *_CONVOLUTIONS)):
+        return [_opaque(entry)]
+    if isinstance(entry, models.NormalizedLinear):
+        return _normalised_linear(entry)
     if isinstance(entry, nnx.BatchNorm):
         return [_batch_norm(entry)]
     if isinstance(entry, nnx.Dropout):
@@ -160,6 +191,39 @@ def _batch_norm(layer: nnx.BatchNorm) -> Scale:
     return Scale(factor * (1.0 + 4.0 * np.finfo(np.float64).eps))
 
 
+def _opaque(layer: Any) -> Opaque:
+    """A Gabor or 1-Lipschitz layer by the bound that it proves from the weights it computes."""
+    name = type(layer).__name__
+
+    def upper(shape: tuple[int, ...]) -> float:
+        size = () if isinstance(layer, _DENSE) else (shape[:2],)
+        return float(layer.lipschitz_upper(*size)) * (1.0 + _ALLOWANCE)
+
+    def outputs(shape: tuple[int, ...]) -> tuple[int, ...]:
+        inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        try:
+            return jax.eval_shape(lambda value: layer(value), inputs).shape[1:]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a {name} takes no input of shape {shape}: {error}") from None
+
+    return Opaque(name, upper, outputs)
+
+
+def _normalised_linear(layer: models.NormalizedLinear) -> list[Any]:
+    weight = np.asarray(layer.weight(), np.float64).T * (1.0 + _ALLOWANCE)
+    return [Dense(weight, np.asarray(layer.bias[...]))]
+
+
+def _features(module: Any) -> list[Any]:
+    """A 1-Lipschitz network: all before its last layer by one constant, input scaling included."""
+    features = Opaque(
+        type(module).__name__,
+        lambda shape: module.features_lipschitz_upper(),
+        lambda shape: (module.width,),
+    )
+    return [features] if module.head is None else [features, *_normalised_linear(module.head)]
+
+
 def _mlp(module: models.MLP) -> list[Any]:
     hidden = [layer for linear in module.layers for layer in (*_linear(linear), Relu())]
     return [Flatten(), *hidden]
@@ -170,8 +234,13 @@ def _lenet(module: models.LeNet) -> list[Any]:
     return [*convolutions, Flatten(), *_linear(module.dense), Relu()]
 
 
+def _gabor_lenet(module: models.GaborLeNet) -> list[Any]:
+    convolutions = [x for layer in module.layers for x in (*_entry(layer), Relu())]
+    return [*convolutions, Flatten(), *_linear(module.dense), Relu()]
+
+
 def _resnet(module: models.ResNet) -> list[Any]:
-    layers: list[Any] = [_conv(module.stem), _batch_norm(module.stem_norm), Relu()]
+    layers: list[Any] = [*_entry(module.stem), _batch_norm(module.stem_norm), Relu()]
     for block in module.blocks:
         branch = (
             _conv(block.first), _batch_norm(block.first_norm), Relu(), _conv(block.second),

@@ -50,8 +50,9 @@ def network_lipschitz_upper(
     Args:
       network: a list of weight matrices `[out, in]` with `activation` between them; or a list of
         layers of this package; or a Flax NNX module: an `nnx.Sequential` of known layers, or a
-        network of `jaxcert.models`. What a module does to its input before the first layer, such as
-        standardising pixels, is part of the constant.
+        network of `jaxcert.models`; Gabor and 1-Lipschitz layers, for "product" alone, by the
+        bounds that they prove of themselves. What a module does to its input before the first
+        layer, such as standardising pixels, is part of the constant.
       method: one of the above.
       activation: for a list of matrices; what `slope_range` takes.
       input_shape: shape of one input; for layers and modules with convolutions or pooling.

@@ -11,7 +11,14 @@ import numpy as np
 
 from jaxcert import _checks
 from jaxcert.lipschitz._activations import SlopeRange, slope_range
-from jaxcert.lipschitz._layers import Activation, AveragePool, Scale, folded, output_shape
+from jaxcert.lipschitz._layers import (
+    Activation,
+    AveragePool,
+    Opaque,
+    Scale,
+    folded,
+    output_shape,
+)
 from jaxcert.lipschitz._sequential import Conv, Dense, Flatten, Relu, linear_part
 from jaxcert.lipschitz._spectral import finite, floating
 
@@ -153,7 +160,7 @@ def _chain(layers: Sequence[Any], shape: tuple[int, ...]) -> tuple[list[np.ndarr
             matrices.append(_written_out(layer, shape))
             joined = True
         elif not isinstance(layer, Flatten):
-            _refuse(type(layer).__name__)
+            _refuse(layer.name if isinstance(layer, Opaque) else type(layer).__name__)
         shape = output_shape(layer, shape)
     if not joined:
         raise ValueError("method must be 'product' for networks that do not end in a linear layer")
