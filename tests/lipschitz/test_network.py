@@ -39,7 +39,7 @@ def upper(weights, method, **settings):
 def test_ladder_on_random_networks(key):
     rng = np.random.default_rng(0)
     found = []
-    for number in range(20):
+    for number in range(12):
         weights = random_network(rng)
         exact = exact_over_patterns(weights)
         values = {method: upper(weights, method, steps=60) for method in METHODS}
