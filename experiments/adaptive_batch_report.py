@@ -72,15 +72,53 @@ def samplings_table(samplings: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def seconds_table(
+    results: Sequence[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Wall times of the fixed batches and the rules, with the passes of the same runs."""
+    names = [name for name in timed[0]["starts"]["far"] if not name.startswith("fixed")]
+    lines = ["", "## Seconds beside passes", ""]
+    lines += [
+        f"Median seconds of one core over {timed[0]['keys']} keys to the level of each start, each",
+        "run a compiled program of its own in float64, compilation left out; mean passes of the",
+        "same runs in brackets, first full passes included. The fixed batch is the fastest of",
+        "those that arrived, and beside it that of fewest passes. The overhead is what a rule",
+        "takes a step to cost beside its gradients.",
+        "",
+        f"| data | start | fastest fixed | fixed of fewest passes | {' | '.join(names)} |",
+        f"| :--- | :--- | ---: | ---: |{' ---: |' * len(names)}",
+    ]
+    for result, found in zip(results, timed, strict=True):
+        for start in result["starts"]:
+            rows = found["starts"][start["start"]]
+            fixed = {name: row for name, row in rows.items() if name.startswith("fixed") and row}
+            cells = []
+            for column in ("seconds", "passes"):
+                _, name = min((row[column], name) for name, row in fixed.items())
+                cells.append(f"{name.split()[-1]}: {clock(fixed[name])}")
+            cells += [clock(rows[name]) for name in names]
+            lines.append(f"| {result['name']} | {start['start']} | {' | '.join(cells)} |")
+    return lines
+
+
+def clock(row: Mapping[str, Any] | None) -> str:
+    """Seconds, and passes in brackets."""
+    return "-" if row is None else f"{row['seconds']:.3g} s ({row['passes']:.1f})"
+
+
 def markdown(
-    results: Sequence[Mapping[str, Any]], samplings: Sequence[Mapping[str, Any]], command: str
+    results: Sequence[Mapping[str, Any]],
+    timed: Sequence[Mapping[str, Any]],
+    samplings: Sequence[Mapping[str, Any]],
+    command: str,
 ) -> str:
     """All tables."""
     lines = ["# Adaptive batch sizes against fixed ones", "", f"    {command}", ""]
     lines += [
         "Passes over the data (gradients of single examples over n) until the squared distance to",
         "the optimum is first a given share of that at the start: means over seeds, `-` where a",
-        "seed did not arrive within 1.1 times the passes of full gradients, which need one seed.",
+        "seed did not arrive within 1.1 times the passes of full gradients, or 2 times where the",
+        "exact variants are run too. Full gradients need one seed.",
         "Fixed batches take the constant step of the theorem for the accuracy epsilon.",
         "",
         "## In short",
@@ -104,6 +142,10 @@ def markdown(
                 f"| {result['name']} | {start['start']} | {start['target']:g} | {name} "
                 f"| {number(fixed)} | {' | '.join(cells)} | {share(tuned)} |"
             )
+    if timed:
+        lines += seconds_table(results, timed)
+    if samplings:
+        lines += samplings_table(samplings)
     for result in results:
         lines += ["", f"## {result['name']}", ""]
         lines.append(
@@ -131,8 +173,6 @@ def markdown(
                     f"| {row['name']} | {row['seeds']} | {' | '.join(passes)} | {everything} "
                     f"| {row['steps']:.0f} |"
                 )
-    if samplings:
-        lines += samplings_table(samplings)
     return "\n".join(lines) + "\n"
 
 
@@ -141,10 +181,15 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def write(
-    output: Path, paths: Iterable[Path], samplings_paths: Iterable[Path], *, command: str
+    output: Path,
+    paths: Iterable[Path],
+    timed_paths: Iterable[Path],
+    samplings_paths: Iterable[Path],
+    *,
+    command: str,
 ) -> None:
     """Write the numbers, the tables and the figures."""
-    results, samplings = read(paths), read(samplings_paths)
+    results, timed, samplings = read(paths), read(timed_paths), read(samplings_paths)
     output.mkdir(parents=True, exist_ok=True)
     for result in results:
         for start in result["starts"]:
@@ -159,10 +204,10 @@ def write(
                 row.pop("curve")
     if samplings:
         samplings_figure(samplings, output / "adaptive_batch_samplings.png")
-    content = {"command": command, "results": results, "samplings": samplings}
+    content = {"command": command, "results": results, "seconds": timed, "samplings": samplings}
     text = json.dumps(content, indent=1)
     (output / "adaptive_batch.json").write_text(text + "\n")
-    (output / "adaptive_batch.md").write_text(markdown(results, samplings, command))
+    (output / "adaptive_batch.md").write_text(markdown(results, timed, samplings, command))
 
 
 def figure(results: Sequence[Mapping[str, Any]], quantity: str, label: str, path: Path) -> None:
@@ -185,7 +230,7 @@ def figure(results: Sequence[Mapping[str, Any]], quantity: str, label: str, path
                     continue
                 curve = row["curve"]
                 colour = COLOURS["fixed"] if fixed else DRAWN[row["name"]]
-                passes = [max(value, 0.02) for value in curve["passes"]]
+                passes = [max(value, 0.01) for value in curve["passes"]]
                 (drawn,) = panel.plot(
                     passes, curve[quantity], color=colour, linewidth=0.9 if fixed else 1.4,
                     zorder=1 if fixed else 2,

@@ -15,8 +15,9 @@ from jaxcert import batching
 
 # Relative squared distances whose first crossing is reported.
 LEVELS = (1e-2, 1e-3, 1e-4)
-# Points of a recorded curve.
+# Points of a recorded curve, ever wider apart: from fiftieths of a pass on.
 POINTS = 400
+_FINEST = 0.02
 # Steps of a rule between two looks at whether all seeds have arrived.
 _CHUNK = 256
 
@@ -116,11 +117,11 @@ class Curve(NamedTuple):
     Attributes:
       hits: `[seeds, levels]`, passes over the data when each level was first reached, or infinity.
       full: `[seeds, levels]`, passes for full refreshes until then.
-      distance: `[seeds, points]`, relative squared distance at even steps of passes; NaN between.
+      distance: `[seeds, points]`, relative squared distance; NaN where no step ended.
       batch_size: `[seeds, points]`.
       stopped: `[seeds]`, all passes when the rule's own estimate of the distance reached epsilon.
-      width: passes between two points.
       steps: `[seeds]`, steps made until the last level that was reached.
+      passes: `[points]`, where the points lie.
     """
 
     hits: np.ndarray
@@ -128,8 +129,8 @@ class Curve(NamedTuple):
     distance: np.ndarray
     batch_size: np.ndarray
     stopped: np.ndarray
-    width: float
     steps: np.ndarray
+    passes: np.ndarray
 
 
 class _Record(NamedTuple):
@@ -157,11 +158,12 @@ def _note(
     steps: jax.Array,
     batch_size: jax.Array,
     estimate: jax.Array,
-    width: jax.Array,
+    budget: jax.Array,
 ) -> _Record:
     """Fold one step of one seed into its record; `sampled` and `full` are passes."""
     first = (relative <= jnp.array(LEVELS)) & ~jnp.isfinite(record.hits)
-    point = jnp.minimum(sampled / width, POINTS).astype(jnp.int32)
+    point = jnp.log1p(sampled / _FINEST) / jnp.log1p(budget / _FINEST)
+    point = jnp.minimum(POINTS * point, POINTS).astype(jnp.int32)
     return _Record(
         jnp.where(first, sampled, record.hits),
         jnp.where(first, full, record.full),
@@ -185,7 +187,7 @@ def _fixed_chunk(
     step_size: jax.Array,
     best: jax.Array,
     first_distance: jax.Array,
-    width: jax.Array,
+    budget: jax.Array,
     *,
     tau: int,
     seeds: int,
@@ -211,7 +213,7 @@ def _fixed_chunk(
         steps = (first_step + number + 1).astype(float)
         fixed = functools.partial(
             _note, sampled=steps * tau / n, full=jnp.zeros(()), steps=steps,
-            batch_size=jnp.full((), float(tau)), estimate=jnp.full((), jnp.inf), width=width,
+            batch_size=jnp.full((), float(tau)), estimate=jnp.full((), jnp.inf), budget=budget,
         )  # fmt: skip
         return x, jax.vmap(lambda record, relative: fixed(record, relative))(record, relative)
 
@@ -235,15 +237,15 @@ def run_fixed(
     first = jnp.sum((start - instance.best) ** 2)
     # About ten passes between two looks at whether all seeds have arrived.
     chunk = int(np.clip(10 * instance.n / tau, 16, 4096))
-    width, number, key = budget / POINTS, 0, jax.random.key(20200501)
+    number, key = 0, jax.random.key(20200501)
     while not _done(record, target) and number * chunk * tau / instance.n < budget:
         x, record = _fixed_chunk(
             instance.problem, sampling, jax.random.fold_in(key, number), x, record,
             jnp.asarray(number * chunk), jnp.asarray(step_size), instance.best, first,
-            jnp.asarray(width), tau=tau, seeds=seeds, chunk=chunk,
+            jnp.asarray(budget), tau=tau, seeds=seeds, chunk=chunk,
         )  # fmt: skip
         number += 1
-    return _curve(record, width)
+    return _curve(record, budget)
 
 
 Build = Callable[[batching.Sampling, Any], batching.BatchSizeRule]
@@ -259,7 +261,7 @@ def _rule_chunk(
     accuracy: jax.Array,
     best: jax.Array,
     first_distance: jax.Array,
-    width: jax.Array,
+    budget: jax.Array,
     *,
     build: Build,
     refresh_every: int,
@@ -289,7 +291,7 @@ def _rule_chunk(
             record = _note(
                 record, jnp.sum((x - best) ** 2) / first_distance,
                 state.evaluations / n - full, full, state.step.astype(float),
-                plan.batch_size.astype(float), estimate, width,
+                plan.batch_size.astype(float), estimate, budget,
             )  # fmt: skip
             return x, state, refreshes, record
 
@@ -322,18 +324,18 @@ def run_rule(
     refreshes = jnp.full(seeds, int(refresh_first))
     carry = (tile(jnp.asarray(start)), jax.tree.map(tile, state), refreshes, record)
     first = jnp.sum((start - instance.best) ** 2)
-    width, chunk, key = budget / POINTS, 0, jax.random.key(20200502)
+    chunk, key = 0, jax.random.key(20200502)
     while not _done(carry[3], target):
         keys = jax.random.split(jax.random.fold_in(key, chunk), seeds)
         carry = _rule_chunk(
             problem, sampling, settings, keys, carry, jnp.asarray(accuracy), instance.best, first,
-            jnp.asarray(width), build=build, refresh_every=refresh_every,
+            jnp.asarray(budget), build=build, refresh_every=refresh_every,
         )  # fmt: skip
         sampled = carry[1].evaluations / instance.n - carry[2]
         if float(jnp.min(sampled)) > budget:
             break
         chunk += 1
-    return _curve(carry[3], width)
+    return _curve(carry[3], budget)
 
 
 def _repeat(leaf: jax.Array, *, seeds: int) -> jax.Array:
@@ -344,9 +346,11 @@ def _done(record: _Record, target: float) -> bool:
     return bool(jnp.all(jnp.isfinite(record.hits[:, LEVELS.index(target)])))
 
 
-def _curve(record: _Record, width: float) -> Curve:
+def _curve(record: _Record, budget: float) -> Curve:
     values = {name: np.asarray(value) for name, value in record._asdict().items()}
-    return Curve(**values, width=width)
+    share = np.arange(POINTS) / POINTS
+    passes = _FINEST * np.expm1(share * np.log1p(budget / _FINEST))
+    return Curve(**values, passes=passes)
 
 
 def theory_step(instance: Instance, tau: int, accuracy: float) -> float:

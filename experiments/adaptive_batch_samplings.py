@@ -41,7 +41,9 @@ def samplings(instance: runs.Instance, accuracy: float, distance_sq: float) -> d
     for name, sampling in found.items():
         norms = problem.squared_norms(instance.best, sampling=sampling)
         largest = int(sampling.max_batch_size)
-        taus = np.unique(np.geomspace(1, largest, 40).round())
+        best = float(sampling.optimal_batch_size(norms, **settings))
+        around = np.clip([np.floor(best), np.floor(best) + 1], 1, largest)
+        taus = np.unique([*np.geomspace(1, largest, 40).round(), *around])
         work = jax.jit(
             jax.vmap(
                 lambda tau, sampling=sampling, norms=norms: sampling.total_complexity(
@@ -49,7 +51,6 @@ def samplings(instance: runs.Instance, accuracy: float, distance_sq: float) -> d
                 )
             )
         )(taus)
-        best = float(sampling.optimal_batch_size(norms, **settings))
         # As published: without the gradients of the parts, which do not vanish at the optimum.
         alone = norms._replace(parts=0 * norms.parts)
         rows_of[name] = {

@@ -1,4 +1,4 @@
-"""The simulation of adaptive batches, and what the committed table claims."""
+"""The simulation of adaptive batches."""
 
 import jax
 import numpy as np
