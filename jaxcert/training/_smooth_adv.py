@@ -73,6 +73,8 @@ def smooth_adv_loss(
     if _checks.is_concrete(radius):
         _checks.positive_values("radius", radius)
     length = jnp.asarray(radius, images.dtype)
+    if length.ndim:
+        raise ValueError(f"radius must be one number for all images, got shape {length.shape}")
     draws = draw_noise(jax.random.fold_in(key, 0), images, noise=noise, num_samples=num_samples)
     attacked = ascend(
         jax.random.fold_in(key, 1), classify, images, labels, draws,

@@ -222,6 +222,10 @@ def test_noise_is_needed_and_settings_are_checked(name, key):
     setting = {"smooth_adv": "num_samples"}.get(name, "weight")
     with pytest.raises(ValueError, match=f"{setting} must"):
         LOSSES[name](*arguments, noise=EACH, **{setting: 0})
+    if name == "smooth_adv":
+        for radius, words in ((-1.0, "radius must be finite and above 0"), ([1.0, 2.0], "one num")):
+            with pytest.raises(ValueError, match=words):
+                training.smooth_adv_loss(*arguments, noise=EACH, radius=radius)
 
 
 class Normalized(nnx.Module):
