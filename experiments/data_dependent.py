@@ -323,7 +323,7 @@ def draw(
         panel.set_ylim(0, 1.02)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(r"right and radius $\geq r$")
-    panels[0].legend(loc="lower left", fontsize=8)
+    panels[0].legend(loc="upper right", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
