@@ -57,7 +57,7 @@ class Preset:
 
 PRESETS = {
     "smoke": Preset("digits", 0.25, ("gaussian",), 4, 4, 5, 500, 3),
-    "mnist": Preset("mnist", 0.25, ("gaussian", "uniform"), 24, 8, 100, 10_000, 26),
+    "mnist": Preset("mnist", 0.25, ("gaussian", "uniform"), 16, 4, 100, 10_000, 26),
 }
 
 

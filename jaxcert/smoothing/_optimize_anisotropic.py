@@ -209,7 +209,9 @@ def _optimize(
             (_, values), gradient = jax.value_and_grad(objective, has_aux=True)(scales, step)
             fine = jnp.all(jnp.isfinite(gradient), axis=axes) & jnp.isfinite(values)
             gradient = jnp.where(fine.reshape(-1, *trailing), gradient, 0)
-            moves, state = optimizer.update(gradient, state)
+            # Optax counts on promotion, which a caller may have forbidden.
+            with jax.numpy_dtype_promotion("standard"):
+                moves, state = optimizer.update(gradient, state)
             moved = jnp.clip(scales + learning_rate * moves, isotropic, max_ratio * isotropic)
             return (moved, state, is_finite & fine), None
 

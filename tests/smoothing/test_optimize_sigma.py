@@ -65,6 +65,7 @@ def test_finds_the_best_sigma_by_quadrature(key):
     assert reached.sum() > 1.3 * found_radii(np.full(5, 0.25)).sum()
 
 
+@pytest.mark.slow
 def test_uniform_noise(key):
     reached = found_radii(optimize(key, family="uniform"), family="uniform")
     expected = np.array([best(x, family="uniform") for x in POINTS])
@@ -171,21 +172,32 @@ def softmax_within(limit, inputs):
     return jnp.where(jnp.abs(inputs) < limit, found, 0.6)
 
 
-def test_probabilities_as_scores(key):
-    def search(limit, inputs=INPUTS):
-        classify = jax.tree_util.Partial(softmax_within, jnp.float32(limit))
-        return optimize(key, classify=classify, inputs=inputs, scores="probabilities")
+def search_softmax(key, limit):
+    classify = jax.tree_util.Partial(softmax_within, jnp.float32(limit))
+    return optimize(key, classify=classify, scores="probabilities")
 
-    np.testing.assert_allclose(search(np.inf), optimize(key), rtol=1e-3)
+
+def test_scores_that_are_no_probabilities(key):
     with pytest.raises(ValueError, match="must return probabilities that sum to 1, got values"):
-        search(2.0)
+        search_softmax(key, 2.0)
+    with pytest.raises(ValueError, match="scores before a softmax are scores='logits'"):
+        optimize(key, scores="probabilities")
+
+
+@pytest.mark.slow
+def test_probabilities_as_scores(key):
+    np.testing.assert_allclose(search_softmax(key, np.inf), optimize(key), rtol=1e-3)
     with pytest.raises(NonFiniteScoresError, match="finite, and probabilities, for noise up to 1"):
-        search(3.1)
+        search_softmax(key, 3.1)
 
 
 def test_ascent_that_diverges(key):
     with pytest.raises(NonFiniteScoresError, match="NaN or infinity for 1 of 5 inputs, first row"):
         optimize(key, classify=interval(limit=2.99))
+
+
+@pytest.mark.slow
+def test_ascent_that_diverges_while_traced(key):
     traced = jax.jit(lambda x: optimize(key, classify=interval(limit=2.99), inputs=x))(INPUTS)
     assert traced[4] == np.float32(0.25), "no error under jit, and no change"
     np.testing.assert_allclose(traced[:4], optimize(key)[:4], rtol=1e-3)
