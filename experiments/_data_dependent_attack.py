@@ -62,7 +62,7 @@ def attack(preset: Preset, name: str, *, folder: Path, models_folder: Path) -> l
     done = read_outcomes(path)
     network, _ = trained(preset, name, folder=models_folder)
     classify = models.from_nnx(network)
-    log = log_of(preset, "chosen", name, folder=folder)
+    log = log_of(preset, "chosen", name, folder=folder, parts=[0])
     fingerprint = models.fingerprint(classify)
     found = remember(preset, log, fingerprint=fingerprint, alpha=preset.alpha)
     dataset = images_of(preset)

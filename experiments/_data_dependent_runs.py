@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,8 @@ class Preset:
         num_images: Test images, spread over the set.
         num_samples: Estimation samples for each.
         search: Settings of `smoothing.optimize_sigma`.
-        num_attacked: Certified images to attack, of each scheme.
+        num_attacked: Certified images of the first part to attack, of each scheme; the memory is
+            that of the first part.
         attack: Settings of the attack: `num_noise`, draws that it climbs on; `num_steps`;
             `num_restarts`; `num_votes`, samples that say what the smoothed classifier answers.
         alpha: Failure probability of each certificate.
@@ -291,13 +292,20 @@ def choose(
     return np.asarray(sigmas)
 
 
-def log_of(preset: Preset, kind: str, name: str, *, folder: Path) -> report.Log:
-    """The certificates of all parts, in the order of the images; those committed if there are."""
+def log_of(
+    preset: Preset,
+    kind: str,
+    name: str,
+    *,
+    folder: Path,
+    parts: Sequence[int] = range(NUM_PARTS),
+) -> report.Log:
+    """The certificates of some parts, in the order of the images; those committed if there are."""
     if kind == "fixed" and name in preset.committed:
         rows = report.read_log(preset.committed[name]).rows
         ids = set(images_of(preset).ids.tolist())
         return report.Log(str(preset.committed[name]), tuple(r for r in rows if r.index in ids))
-    logs = [folder / f"{kind}_{name}_{part}" / report.LOG_NAME for part in range(NUM_PARTS)]
+    logs = [folder / f"{kind}_{name}_{part}" / report.LOG_NAME for part in parts]
     found = [row for log in logs if log.exists() for row in report.read_log(log).rows]
     return report.Log(f"{kind} {name}", tuple(sorted(found, key=lambda row: row.index)))
 

@@ -199,7 +199,8 @@ def of_attacks(rows: Sequence[Mapping[str, Any]]) -> str:
         "memory classifier, of the classifier at the sigma of the region (which the certificate is "
         "about), and of data-dependent sigma chosen anew without a memory, about which nothing is "
         "certified. Within a stored region the memory classifier cannot change its answer; that "
-        "the region deserves it is what the next column tests.",
+        "the region deserves it is what the next column tests. Attacked are images of the first "
+        "part, with a memory of that part.",
     ]
     return "\n".join(lines)
 
