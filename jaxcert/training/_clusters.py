@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcert import _checks, prototypes
+from jaxcert._classifier import as_partial
 from jaxcert.smoothing import Noise
 from jaxcert.training._losses import add_noise
 
@@ -197,7 +198,8 @@ def _hinges(
 
 def _features(classify: Callable[[jax.Array], jax.Array], images: np.ndarray) -> np.ndarray:
     """Features of all images, part by part in one shape."""
-    encode = functools.partial(_encode, jax.tree_util.Partial(classify))
+    # As a pytree, so that the weights of the next epoch compile nothing anew.
+    encode = functools.partial(_encode, as_partial(classify))
     parts = []
     for start in range(0, len(images), _FEATURE_ROWS):
         part = images[start : start + _FEATURE_ROWS]
