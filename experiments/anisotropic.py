@@ -5,8 +5,9 @@
 
 takes the network that `python -m experiments.cohen --preset mnist` trained at sigma 0.25, chooses
 for each image a sigma, then a scale for each pixel, and certifies both at the same failure
-probability, each with a memory of its own. Finished images are kept in `--output`, from which the
-same call goes on. `--preset smoke` does the same in seconds with the digits.
+probability. Finished images are kept in `--output`, from which the same call goes on.
+`--preset plane` draws regions of both kinds in two dimensions, as memories keep them apart;
+`--preset smoke` does all that in seconds with the digits.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Preset:
 
 PRESETS = {
     "smoke": Preset("digits", 0.25, ("gaussian",), 4, 4, 5, 500, 3),
-    "mnist": Preset("mnist", 0.25, ("gaussian", "uniform"), 16, 4, 100, 10_000, 26),
+    "mnist": Preset("mnist", 0.25, ("gaussian", "uniform"), 16, 4, 100, 10_000, 0),
+    "plane": Preset("", 0.25, (), 0, 1, 100, 10_000, 26),
 }
 
 
@@ -269,27 +271,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", choices=PRESETS, required=True)
-    parser.add_argument("--models", type=Path, required=True, help="folder of trained networks")
+    parser.add_argument("--models", type=Path, help="folder of trained networks")
     parser.add_argument("--output", type=Path, default=Path("runs/anisotropic"))
     parser.add_argument("--publish", action="store_true", help="write to experiments/results too")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
     words = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", "experiments.anisotropic", *words])
+    settings = {"command": command, "preset": dataclasses.asdict(preset)}
+    folders = (options.output, RESULTS) if options.publish else (options.output,)
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = run_images(preset, options.models, options.output)
-    plane = run_plane(preset)
-    result = {
-        "command": shlex.join(["python", "-m", "experiments.anisotropic", *words]),
-        "preset": dataclasses.asdict(preset),
-        "summaries": {family: summarize(found) for family, found in rows.items()},
-        "rows": rows,
-        "plane": plane,
-    }
-    for folder in (options.output, RESULTS) if options.publish else (options.output,):
-        (folder / "anisotropic.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "anisotropic.md").write_text(markdown(result))
-        plot_plane(plane, folder / "anisotropic.png")
-    print(markdown(result))
+    if preset.families:
+        if options.models is None:
+            parser.error("--models must name the folder of trained networks")
+        rows = run_images(preset, options.models, options.output)
+        summaries = {family: summarize(found) for family, found in rows.items()}
+        result = {**settings, "summaries": summaries, "rows": rows}
+        for folder in folders:
+            (folder / "anisotropic.json").write_text(json.dumps(result, indent=1) + "\n")
+            (folder / "anisotropic.md").write_text(markdown(result))
+        print(markdown(result))
+    if preset.plane_points:
+        plane = run_plane(preset)
+        for folder in folders:
+            text = json.dumps({**settings, "plane": plane}) + "\n"
+            (folder / "anisotropic_plane.json").write_text(text)
+            plot_plane(plane, folder / "anisotropic.png")
     return 0
 
 

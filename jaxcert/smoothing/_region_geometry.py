@@ -19,10 +19,12 @@ def margin(size: int) -> float:
 
 
 def norms(vectors: np.ndarray, norm: str) -> np.ndarray:
-    """Norm of each row of float64 `[n, d]`, without overflow in squares of float32 values."""
+    """Norm of each row of float64 `[n, d]`; squares neither overflow nor vanish."""
     if norm == "l1":
         return np.sum(np.abs(vectors), axis=-1)
-    return np.sqrt(np.sum(vectors * vectors, axis=-1))
+    largest = np.max(np.abs(vectors), axis=-1, keepdims=True)
+    unit = vectors / np.where(largest > 0, largest, 1)
+    return largest[..., 0] * np.sqrt(np.sum(unit * unit, axis=-1))
 
 
 def remaining(

@@ -12,8 +12,12 @@ import numpy as np
 # Coordinates of the coarse copy: enough to tell most regions apart, few enough to stay in a cache.
 _COARSE = 64
 _UNIT = float(np.finfo(np.float32).eps)
-# Rows whose exact distances are computed at once.
+# What a value or a product can lose where float32 underflows.
+_TINY = float(np.finfo(np.float32).tiny)
+# Rows whose coarse distances in l1 are computed at once, in a cache.
 _BLOCK = 4096
+# For all indices, so that memories can be copied; it is held for an append.
+_LOCK = threading.Lock()
 
 
 class RegionIndex:
@@ -27,7 +31,6 @@ class RegionIndex:
         self.summing = np.zeros((self.size, len(lengths)))
         self.summing[np.arange(self.size), self.blocks] = self.weights[self.blocks]
         self.used = 0
-        self.lock = threading.Lock()
         self.columns: dict[str, np.ndarray] = {
             "inputs": np.empty((0, self.size), dtype),
             "labels": np.empty(0, np.int64),
@@ -57,7 +60,7 @@ class RegionIndex:
         scales: np.ndarray | None,
     ) -> "RegionIndex":
         """Append rows behind the first `count`, in a copy where others already stand there."""
-        with self.lock:
+        with _LOCK:
             target = self if self.used == count else self._copy(count)
             target._append(inputs, labels, radii, scales)
         return target
@@ -119,8 +122,9 @@ class RegionIndex:
         limits = self.columns["reach"][:count] + reach
         # What the coarse values lost: a rounding to float32, and that of the sums in float64.
         spreads = self.columns["spreads"][:count] + own_spread
-        limits = limits + 2 * _UNIT * spreads * (math.sqrt(len(own)) if self.norm == "l1" else 1)
-        # NaN, where float32 overflowed, is no reason to leave a region out.
+        spreads *= 2 * _UNIT * (math.sqrt(len(own)) if self.norm == "l1" else 1.0)
+        limits = (limits + spreads + 8 * len(own) * _TINY) * (1 + 1e-9)
+        # Where float32 overflowed a region stays in.
         with np.errstate(over="ignore", invalid="ignore"):
             if self.norm == "l1":
                 found = np.empty(count, np.float32)
@@ -130,12 +134,13 @@ class RegionIndex:
                     np.abs(difference, out=difference)
                     found[rows] = difference @ np.ones(len(own), np.float32)
                 distances = found.astype(np.float64) * (1 - 2 * (len(own) + 4) * _UNIT)
-                apart = distances > limits * (1 + 1e-9)
+                apart = np.isfinite(distances) & (distances > limits)
             else:
                 products = (coarse @ own).astype(np.float64)
                 squares = lengths**2 + own_length**2
-                rounding = 4 * (len(own) + 8) * _UNIT * squares
-                apart = squares - 2 * products - rounding > (limits * (1 + 1e-9)) ** 2
+                rounding = 4 * (len(own) + 8) * (_UNIT * squares + _TINY)
+                apart = squares - 2 * products - rounding > limits**2
+                apart &= np.isfinite(products)
         return np.flatnonzero(~apart)
 
 

@@ -199,7 +199,7 @@ def test_a_memory_is_a_pytree():
     assert all(isinstance(leaf, np.ndarray | np.float64) for leaf in leaves)
     again = jax.tree.unflatten(treedef, leaves)
     np.testing.assert_array_equal(again.query(inputs).label, memory.query(inputs).label)
-    more, _ = again.insert(inputs + 0.25, labels, radii, alpha=ALPHA)
+    more, _ = copy.deepcopy(again).insert(inputs + 0.25, labels, radii, alpha=ALPHA)
     assert violations(more) == []
     narrowed = jax.tree.map(jax.numpy.asarray, memory)
     with pytest.raises(TypeError, match="radii of a RegionMemory must be float64, got float32"):
@@ -228,6 +228,21 @@ def test_abstentions_and_duplicates():
     point, answer = point.insert(x + np.float32(1e-30), [2], [1.0], alpha=ALPHA)
     assert 0 < answer.radius[0] < float(np.float32(1e-30))
     assert violations(point) == []
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e30])
+def test_extreme_units_lose_no_region(norm, scale):
+    """Squares and products of float32 values vanish or overflow; the answers stay."""
+    rng = np.random.default_rng(0)
+    inputs = (scale * rng.integers(1, 50, (20, 3))).astype(np.float32)
+    radii = np.zeros(20)
+    labels = np.arange(20) % 2
+    memory, answer = memory_of((3,), norm=norm).insert(inputs, labels, radii, alpha=ALPHA)
+    np.testing.assert_array_equal(memory.query(inputs).label, answer.label)
+    again, repeated = memory.insert(inputs, 1 - labels, radii + scale, alpha=ALPHA)
+    np.testing.assert_array_equal(repeated.label, answer.label)
+    assert len(again) == len(memory)
 
 
 def test_failure_probabilities_add_up_over_all_that_was_offered():
