@@ -228,6 +228,9 @@ def _optimize(
         def radius(summed: jax.Array, sigma: jax.Array) -> jax.Array:
             return soft_radius(summed / num_samples, sigma, family, max_probability)
 
+        classes = jax.eval_shape(classify, inputs).shape[-1]
+        nothing = jnp.zeros((shape.images, classes), jnp.float32)
+
         # Steps 0, 1, ... ascend; then one measures the radius where they ended, one at the start.
         # A chunk is drawn one turn before it is classified, so that it is in memory by then: XLA
         # for CPUs otherwise draws it anew wherever a layer reads it. Turn -1 only draws.
@@ -236,8 +239,12 @@ def _optimize(
             step, is_last = turn // chunks, turn % chunks == chunks - 1
             is_ascent = (step >= 0) & (step < num_steps)
             sigma = jnp.where(step <= num_steps, jnp.exp(log_sigma), start)
-            one, slope = jax.jvp(
-                lambda sigma: total(sigma, drawn, turn), (sigma,), (jnp.ones_like(sigma),)
+            one, slope = jax.lax.cond(
+                turn >= 0,
+                lambda: jax.jvp(
+                    lambda sigma: total(sigma, drawn, turn), (sigma,), (jnp.ones_like(sigma),)
+                ),
+                lambda: (nothing, nothing),
             )
             summed, slopes = summed + one, slopes + slope
             reached, ascent = jax.jvp(radius, (summed, sigma), (slopes, jnp.ones_like(sigma)))
@@ -253,8 +260,6 @@ def _optimize(
                 draw(turn + 1),
             ), None
 
-        classes = jax.eval_shape(classify, inputs).shape[-1]
-        nothing = jnp.zeros((shape.images, classes), jnp.float32)
         no_noise = jnp.zeros(rows.shape, jnp.float32)
         zero = jnp.zeros_like(start)
         carry = (jnp.log(start), jnp.ones(start.shape, bool), zero, nothing, nothing, no_noise)
