@@ -34,6 +34,8 @@ RATES = (0.05, 0.1, 0.2)
 # The rule that scales its step by the batch is given the limit for large batches.
 COUPLED = "noise scale and cost of a step"
 LARGER = 4.0
+# Evaluations that a step costs beside its own, from the times of the fixed batches of 8 and 128.
+STEP_OVERHEAD = 3.0
 FIXED = (8, 16, 32, 64, 128)
 CAPACITY = 4096
 # Steps between two looks at the clock; accuracy is measured at every `EVERY` evaluations.
@@ -104,7 +106,7 @@ def rules(
     return {
         "noise scale": batching.gradient_noise_scale(**common),
         COUPLED: batching.gradient_noise_scale(
-            step_overhead=step_overhead, couple_step=True, min_batch_size=16, decay=0.98, **common
+            step_overhead=step_overhead, couple_step=True, min_batch_size=8, decay=0.98, **common
         ),
         "norm test": batching.norm_test(theta=1.0, **common),
         "inner product test": batching.inner_product_test(**common),
@@ -228,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=int, default=45_000, help="evaluations a run at most")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rate", type=float, action="append", help=f"steps; {RATES} by default")
+    parser.add_argument("--kept", action="store_true", help="report on finished runs only")
     parser.add_argument("--raw", type=Path, default=Path("runs/adaptive_batch_mnist"))
     parser.add_argument("--output", type=Path, help="write table, figure and JSON here")
     options = parser.parse_args(arguments)
@@ -247,9 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("JAXCERT_DATA_DIR must name the folder that holds mnist")
         task = load()
     rates = tuple(options.rate or RATES)
-    overhead = 32.0
     names: list[tuple[str, int | None]] = [("fixed", size) for size in FIXED]
-    names += [(name, None) for name in rules(jnp.asarray(0.1), overhead) if name != "fixed"]
+    names += [(name, None) for name in rules(jnp.asarray(0.1), STEP_OVERHEAD) if name != "fixed"]
     if smoke:
         names = [names[0], names[-1]]
     # A run that was made is kept, and not made again.
@@ -261,10 +263,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for listed in rates:
                 rate = listed * LARGER if name == COUPLED else listed
                 path = raw / f"{name.replace(' ', '_')}_{size or 0}_{rate:g}_{seed}.json"
+                if not path.exists() and options.kept:
+                    continue
                 if not path.exists():
                     run = train(
                         task, name=name, rate=rate, size=size, budget=options.budget,
-                        step_overhead=overhead, seed=seed,
+                        step_overhead=STEP_OVERHEAD, seed=seed,
                     )  # fmt: skip
                     print(report.label(run), rate, seed, run["curve"][-1], flush=True)
                     path.write_text(json.dumps(run))
@@ -273,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command": shlex.join(["python", "-m", "experiments.adaptive_batch_mnist", *words]),
         "examples": len(task.labels), "seeds": options.seeds, "rates": rates,
         "budget": options.budget, "every": EVERY, "larger": LARGER,
-        "step_overhead": overhead, "runs": found,
+        "step_overhead": STEP_OVERHEAD, "runs": found,
     }  # fmt: skip
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)

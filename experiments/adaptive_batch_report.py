@@ -79,8 +79,8 @@ def seconds_table(
     names = [name for name in timed[0]["starts"]["far"] if not name.startswith("fixed")]
     lines = ["", "## Seconds beside passes", ""]
     lines += [
-        f"Median seconds of one core over {timed[0]['keys']} keys to the level of each start, each",
-        "run a compiled program of its own in float64, compilation left out; mean passes of the",
+        f"Median seconds of processor time over {timed[0]['keys']} keys to the level of each start,",
+        "each run a compiled program of its own in float64, compilation left out; mean passes of the",
         "same runs in brackets, first full passes included. The fixed batch is the fastest of",
         "those that arrived, and beside it that of fewest passes. The overhead is what a rule",
         "takes a step to cost beside its gradients.",
@@ -88,9 +88,10 @@ def seconds_table(
         f"| data | start | fastest fixed | fixed of fewest passes | {' | '.join(names)} |",
         f"| :--- | :--- | ---: | ---: |{' ---: |' * len(names)}",
     ]
-    for result, found in zip(results, timed, strict=True):
+    by_name = {found["name"]: found for found in timed}
+    for result in [result for result in results if result["name"] in by_name]:
         for start in result["starts"]:
-            rows = found["starts"][start["start"]]
+            rows = by_name[result["name"]]["starts"][start["start"]]
             fixed = {name: row for name, row in rows.items() if name.startswith("fixed") and row}
             cells = []
             for column in ("seconds", "passes"):
