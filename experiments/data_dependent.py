@@ -43,11 +43,17 @@ from experiments._data_dependent_runs import (
     sigma_of,
     trained,
 )
+from experiments._data_dependent_tables import (
+    RADII,
+    comparison,
+    of_attacks,
+    of_memories,
+    radii_table,
+    settings,
+)
 from jaxcert import models, report
 
 STAGES = ("train", "fixed", "chosen", "attack", "report")
-RADII = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0, 1.25, 1.5, 2.0)
-TOLERANCE = 0.04
 
 
 def on_images(log: report.Log, indices: set[int]) -> report.Log:
@@ -64,12 +70,14 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def measure(
-    preset: Preset, name: str, *, folder: Path, models_folder: Path
+    preset: Preset, name: str, parts: Sequence[int], *, folder: Path, models_folder: Path
 ) -> tuple[dict[str, Any], dict[str, report.Log]]:
     """All numbers of one scheme, and its logs by kind."""
     network, known = trained(preset, name, folder=models_folder)
     fingerprint = models.fingerprint(models.from_nnx(network))
-    fixed, chosen = (log_of(preset, kind, name, folder=folder) for kind in ("fixed", "chosen"))
+    fixed, chosen = (
+        log_of(preset, kind, name, folder=folder, parts=parts) for kind in ("fixed", "chosen")
+    )
     both = {row.index for row in fixed.rows} & {row.index for row in chosen.rows}
     fixed, chosen = on_images(fixed, both), on_images(chosen, both)
     found = remember(preset, chosen, fingerprint=fingerprint, alpha=preset.alpha)
@@ -83,6 +91,7 @@ def measure(
         "train": known,
         "model_fingerprint": fingerprint,
         "num_images": len(both),
+        "images": sorted(both),
         "published": preset.schemes[name].published,
         "summaries": {
             kind: report.summary_to_dict(report.summarize(log, radii=RADII, name=f"{name}, {kind}"))
@@ -120,116 +129,11 @@ def of_memory(preset: Preset, found: Remembered) -> dict[str, Any]:
     }
 
 
-def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Fixed sigma beside the published radius, and what choosing sigma adds."""
-    lines = [
-        "| training | images | fixed ACR | published | difference | within | memory ACR | gain |",
-        "| :--- | ---: | ---: | ---: | ---: | :--- | ---: | ---: |",
-    ]
-    for row in rows:
-        fixed, memory = (row["summaries"][kind] for kind in ("fixed", "memory"))
-        published = row["published"]
-        if published is None:
-            said = "| - | - | - |"
-        else:
-            difference = fixed["average_radius"] - published
-            near = "yes" if abs(difference) <= TOLERANCE else "NO"
-            said = f"| {published:.3f} | {difference:+.4f} | {near} |"
-        lines.append(
-            f"| {row['scheme']} | {row['num_images']} | {_acr(fixed)} {said} {_acr(memory)} "
-            f"| {row['gain']:+.4f} ± {row['gain_error']:.4f} |"
-        )
-    lines += [
-        "",
-        f"Within: no farther than {TOLERANCE} from the published radius. Gain: mean of the "
-        "difference on each image, ± its standard error.",
-    ]
-    return "\n".join(lines)
-
-
-def _acr(summary: Mapping[str, Any]) -> str:
-    return f"{summary['average_radius']:.4f} ± {summary['average_radius_error']:.4f}"
-
-
-def of_memories(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "| training | sigma least / median / largest | kept | stored | overridden | shrunk "
-        "| least room | spent |",
-        "| :--- | :---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        memory, sigma = row["memory"], row["sigma"]
-        lines.append(
-            f"| {row['scheme']} | {sigma['smallest']:.3f} / {sigma['median']:.3f} / "
-            f"{sigma['largest']:.3f} | {sigma['kept']} | {memory['stored']} | "
-            f"{memory['overridden']} | {memory['shrunk']} | {memory['least_room']:.3f} | "
-            f"{memory['spent']:.3g} |"
-        )
-    lines += [
-        "",
-        "Kept: images whose fixed sigma no other sigma beat. Least room: the smallest distance "
-        "between two stored regions of different classes; below 0 they would meet. Spent: with "
-        "probability at least 1 less this all stored regions deserve their label; in the rows "
-        "`joint` each certificate takes a share of alpha, so that this is alpha.",
-    ]
-    return "\n".join(lines)
-
-
-def of_attacks(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "| training | radius | attacked | memory | smoothed | without memory | mean distance |",
-        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    counts = np.zeros((len(FACTORS), 4), int)
-    for row in rows:
-        for place, found in enumerate(row["attacks"]):
-            if not found["attacked"]:
-                continue
-            counts[place] += [found[k] for k in ("attacked", "memory", "smoothed", "unremembered")]
-            lines.append(
-                f"| {row['scheme']} | x {found['factor']} | {found['attacked']} | "
-                f"{found['memory']} | {found['smoothed']} | {found['unremembered']} | "
-                f"{found['mean_distance']:.3f} |"
-            )
-    for factor, total in zip(FACTORS, counts, strict=True):
-        lines.append(f"| all | x {factor} | {' | '.join(map(str, total))} | |")
-    lines += [
-        "",
-        "Where the attack ended, how many answers were of another class than the region's: of the "
-        "memory classifier, of the classifier at the sigma of the region (which the certificate is "
-        "about), and of data-dependent sigma chosen anew without a memory, about which nothing is "
-        "certified. Within a stored region the memory classifier cannot change its answer; that "
-        "the region deserves it is what the next column tests. Attacked are images of the first "
-        "part, with a memory of that part.",
-    ]
-    return "\n".join(lines)
-
-
-def settings(preset: Preset, rows: Sequence[Mapping[str, Any]]) -> str:
-    """How the networks were trained, and what was drawn."""
-    search = ", ".join(f"{key} {value}" for key, value in preset.search.items())
-    climb = ", ".join(f"{key} {value}" for key, value in preset.attack.items())
-    lines = [
-        f"Certificates: {preset.num_samples:,} samples each, alpha {preset.alpha}, sigma "
-        f"{preset.sigma} in training. Search: {search}. Attack: {climb}.",
-        "",
-    ]
-    for row in rows:
-        recipe = dict(row["train"].get("recipe", {}))
-        loss = recipe.pop("loss", "unknown")
-        start = preset.schemes[row["scheme"]].starts_from
-        lines.append(
-            f"- {row['scheme']}: {loss}, "
-            + ", ".join(f"{key} {value}" for key, value in recipe.items())
-            + (f", from the network of {start}" if start else ", from new weights")
-        )
-    return "\n".join(lines)
-
-
 def write_report(
     name: str,
     preset: Preset,
     schemes: Sequence[str],
+    parts: Sequence[int],
     *,
     output: Path,
     models_folder: Path,
@@ -238,7 +142,7 @@ def write_report(
     """Write `table.md`, `result.json` and `curve.png` to `output`."""
     rows, logs, names = [], [], []
     for scheme in schemes:
-        numbers, found = measure(preset, scheme, folder=output, models_folder=models_folder)
+        numbers, found = measure(preset, scheme, parts, folder=output, models_folder=models_folder)
         rows.append(numbers)
         logs += [found["fixed"], found["memory"]]
         names += [f"{scheme}, fixed", f"{scheme}, memory"]
@@ -256,7 +160,7 @@ def write_report(
         "attack": dict(preset.attack),
         "schemes": rows,
     }
-    parts = [
+    sections = [
         f"# Fixed and data-dependent sigma on {preset.dataset}",
         f"    {command}",
         comparison(rows),
@@ -265,37 +169,11 @@ def write_report(
         of_attacks(rows),
         settings(preset, rows),
     ]
-    (output / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (output / "table.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     (output / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     draw(preset, rows, logs, output / "curve.png")
     print(report.format_table(summaries))
     return result
-
-
-def radii_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Certified accuracy at radii, of every scheme and kind."""
-    kinds = {
-        "fixed": "fixed sigma",
-        "chosen": "chosen, no memory (no certificate)",
-        "memory": "chosen, memory",
-        "joint": "chosen, memory, joint alpha",
-    }
-    lines = [
-        "| training | sigma | right | abstain | ACR ± error | "
-        + " | ".join(f"r≥{radius:g}" for radius in RADII)
-        + " |",
-        "| :--- | :--- |" + " ---: |" * (3 + len(RADII)),
-    ]
-    for row in rows:
-        for kind, words in kinds.items():
-            summary = row["summaries"][kind]
-            lines.append(
-                f"| {row['scheme']} | {words} | {summary['num_right']}/{summary['num_images']} | "
-                f"{summary['num_abstained']} | {_acr(summary)} | "
-                + " | ".join(f"{rate:.3f}" for rate in summary["certified_accuracy"])
-                + " |"
-            )
-    return "\n".join(lines)
 
 
 def draw(
@@ -328,7 +206,9 @@ def draw(
     figure.savefig(path, dpi=110)
 
 
-def publish(name: str, preset: Preset, *, output: Path, results: Path) -> None:
+def publish(
+    name: str, preset: Preset, parts: Sequence[int], *, output: Path, results: Path
+) -> None:
     """Copy the outcome, logs included, to where a checkout keeps results."""
     results.mkdir(exist_ok=True)
     for source, ending in (("table.md", "md"), ("result.json", "json"), ("curve.png", "png")):
@@ -338,7 +218,7 @@ def publish(name: str, preset: Preset, *, output: Path, results: Path) -> None:
         if outcomes.exists():
             shutil.copy(outcomes, results / f"data_dependent_{name}_{outcomes.name}")
         for kind in ("fixed", "chosen"):
-            for part in range(NUM_PARTS):
+            for part in parts:
                 log = output / f"{kind}_{scheme}_{part}" / report.LOG_NAME
                 if log.exists():
                     target = f"data_dependent_{name}_{kind}_{scheme}_{part}.tsv"
@@ -384,11 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             attack(preset, scheme, **folders)
     if "report" in options.stage:
         write_report(
-            options.preset, preset, schemes, output=options.output, models_folder=models_folder,
-            command=command,
+            options.preset, preset, schemes, options.part, output=options.output,
+            models_folder=models_folder, command=command,
         )  # fmt: skip
         if options.publish:
-            publish(options.preset, preset, output=options.output, results=RESULTS)
+            publish(options.preset, preset, options.part, output=options.output, results=RESULTS)
     return 0
 
 

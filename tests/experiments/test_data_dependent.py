@@ -6,7 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from experiments import _data_dependent_attack, _data_dependent_runs, data_dependent
+from experiments import (
+    _data_dependent_attack,
+    _data_dependent_runs,
+    _data_dependent_tables,
+    data_dependent,
+)
 from jaxcert import report, smoothing
 
 
@@ -92,3 +97,67 @@ def test_only_another_class_counts_as_a_change():
     assert (found["attacked"], found["memory"], found["smoothed"]) == (3, 1, 0)
     assert found["unremembered"] == 3
     assert _data_dependent_attack.tally(outcomes, 1.0)["attacked"] == 0
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads((data_dependent.RESULTS / "data_dependent_paper.json").read_text())
+
+
+def committed_log(kind, scheme):
+    preset = data_dependent.PRESETS["paper"]
+    pattern = f"data_dependent_paper_{kind}_{scheme}_*.tsv"
+    logs = [report.read_log(path) for path in sorted(data_dependent.RESULTS.glob(pattern))]
+    if kind == "fixed" and scheme in preset.committed:
+        logs = [report.read_log(preset.committed[scheme])]
+    return report.Log(kind, tuple(row for log in logs for row in log.rows))
+
+
+def test_committed_numbers_are_those_of_the_committed_logs(committed):
+    assert [found["scheme"] for found in committed["schemes"]] == [
+        "gaussian", "smooth_adv", "macer", "consistency",
+    ]  # fmt: skip
+    known = json.loads((data_dependent.RESULTS / "cohen_mnist.json").read_text())["runs"][0]
+    # The fixed certificates of the first scheme are those of the other experiment's network.
+    assert committed["schemes"][0]["model_fingerprint"] == known["model_fingerprint"]
+    for found in committed["schemes"]:
+        fixed, chosen = (committed_log(kind, found["scheme"]) for kind in ("fixed", "chosen"))
+        assert {(row.samples, row.alpha) for row in (*fixed.rows, *chosen.rows)} == {
+            (100_000, 0.001)
+        }
+        assert report.recheck(chosen).problems == ()
+        both = {row.index for row in fixed.rows} & {row.index for row in chosen.rows}
+        assert found["num_images"] == len(both) >= 40
+        for kind, log in (("fixed", fixed), ("chosen", chosen)):
+            summary = report.summarize(data_dependent.on_images(log, both))
+            assert found["summaries"][kind]["average_radius"] == pytest.approx(
+                summary.average_radius, rel=1e-12
+            )
+
+
+def test_committed_table_is_that_of_the_committed_numbers(committed):
+    table = (data_dependent.RESULTS / "data_dependent_paper.md").read_text()
+    for write in (
+        _data_dependent_tables.comparison,
+        _data_dependent_tables.radii_table,
+        _data_dependent_tables.of_memories,
+        _data_dependent_tables.of_attacks,
+    ):
+        assert write(committed["schemes"]) in table
+
+
+def test_committed_numbers_show_what_was_set_out(committed):
+    """Fixed sigma is near the published radii, a chosen sigma beats it, no certificate fell."""
+    attacked = broken = 0
+    for found in committed["schemes"]:
+        fixed = found["summaries"]["fixed"]
+        near = _data_dependent_tables.TOLERANCE + 2 * fixed["average_radius_error"]
+        assert abs(fixed["average_radius"] - found["published"]) <= near
+        assert found["gain"] > 3 * found["gain_error"]
+        within, beyond = found["attacks"]
+        assert (within["memory"], within["smoothed"]) == (0, 0)
+        attacked += within["attacked"]
+        broken += beyond["memory"]
+        assert found["memory"]["least_room"] >= 0
+    assert attacked >= 100
+    assert broken > 0
