@@ -108,7 +108,7 @@ def _pytorch_optimize_sigma(quick: bool) -> Case:
 
 @register("memory-query")
 def _memory_query(quick: bool) -> Case:
-    """A query of a large memory, one input at a time, beside distances to all that it stores."""
+    """A query of a large memory, one input at a time, beside one pass over what it stores."""
     rng = np.random.default_rng(0)
     count = _MEMORY_ROWS // 10 if quick else _MEMORY_ROWS
     rows = rng.random((count, *_MEMORY_SHAPE), np.float32)
@@ -122,9 +122,6 @@ def _memory_query(quick: bool) -> Case:
     def query() -> object:
         return [memory.query(one[None]) for one in queries]
 
-    def distances() -> object:
-        return [np.linalg.norm(flat - one.reshape(-1), axis=1).min() for one in queries[:1]]
-
     def products() -> object:
         return [(flat @ one.reshape(-1)).max() for one in queries]
 
@@ -132,7 +129,6 @@ def _memory_query(quick: bool) -> Case:
         variants={
             "query": query,
             "one matrix product": products,
-            "all distances of one query": distances,
         },
         aims=(Aim("query", "one matrix product", at_most=0.5),),
         settings={"rows": count, "shape": list(_MEMORY_SHAPE), "radius": _RADIUS},
