@@ -79,11 +79,11 @@ def seconds_table(
     names = [name for name in timed[0]["starts"]["far"] if not name.startswith("fixed")]
     lines = ["", "## Seconds beside passes", ""]
     lines += [
-        f"Median seconds of processor time over {timed[0]['keys']} keys to the level of each start,",
-        "each run a compiled program of its own in float64, compilation left out; mean passes of the",
-        "same runs in brackets, first full passes included. The fixed batch is the fastest of",
-        "those that arrived, and beside it that of fewest passes. The overhead is what a rule",
-        "takes a step to cost beside its gradients.",
+        f"Median seconds of processor time over {timed[0]['keys']} keys to the level of each",
+        "start, each run a compiled program of its own in float64, compilation left out; mean",
+        "passes of the same runs in brackets, first full passes included. The fixed batch is the",
+        "fastest of those that arrived, and beside it that of fewest passes. The overhead is what",
+        "a rule takes a step to cost beside its gradients.",
         "",
         f"| data | start | fastest fixed | fixed of fewest passes | {' | '.join(names)} |",
         f"| :--- | :--- | ---: | ---: |{' ---: |' * len(names)}",
