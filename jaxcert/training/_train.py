@@ -140,6 +140,8 @@ def train(
     adapt_after = _checks.positive_integer("adapt_after", adapt_after, minimum=0)
     if adapt is not None and noise is None:
         raise ValueError("noise must be given with adapt, which begins with its scale, got None")
+    if adapt is not None and noise is not None and noise.grid is not None:
+        raise ValueError(f"noise on a grid has one scale, which adapt cannot change, got {noise}")
     steps = images.shape[0] // batch_size
     transformation = _make_optimizer(
         optimizer,

@@ -134,5 +134,7 @@ def test_training_with_sigmas_that_adapt():
 def test_noise_to_begin_with_is_needed():
     with pytest.raises(ValueError, match="noise must be given with adapt"):
         run(noise=None)
+    with pytest.raises(ValueError, match="noise on a grid has one scale"):
+        run(noise=smoothing.discrete_gaussian(0.25))
     with pytest.raises(ValueError, match="adapt_after must lie in"):
         run(adapt_after=-1)
