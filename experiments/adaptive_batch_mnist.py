@@ -276,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {
         "command": shlex.join(["python", "-m", "experiments.adaptive_batch_mnist", *words]),
         "examples": len(task.labels), "seeds": options.seeds, "rates": rates,
+        "not_run": sorted({name for name, _ in names} - {run["name"] for run in found}),
         "budget": options.budget, "every": EVERY, "larger": LARGER,
         "step_overhead": STEP_OVERHEAD, "runs": found,
     }  # fmt: skip

@@ -23,6 +23,12 @@ def reached(run: Mapping[str, Any], level: float, column: str) -> float | None:
     return None
 
 
+def seeds(result: Mapping[str, Any], name: str, rate: float) -> str:
+    """How many runs a mean is of."""
+    count = sum(label(run) == name and run["rate"] == rate for run in result["runs"])
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
 def means(result: Mapping[str, Any], level: float, column: str) -> dict[tuple[str, float], float]:
     """Mean evaluations or seconds to an accuracy by rule and step, where all seeds arrived."""
     found: dict[tuple[str, float], list[float | None]] = {}
@@ -39,7 +45,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The best fixed batch beside the best rule, and all of them, at each accuracy."""
     lines = ["# Batch-size rules on MNIST", "", f"    {result['command']}", ""]
     lines += [
-        f"A convolutional network, {result['examples']} training images, {result['seeds']} seeds, "
+        f"A convolutional network, {result['examples']} training images, "
         f"steps {', '.join(map(str, result['rates']))}.",
         "Evaluations of gradients, or seconds of one core spent in training, until the accuracy on",
         f"the whole test set, looked at every {result['every']} evaluations, is at a level: means",
@@ -47,6 +53,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"in that unit; `-` if at no step all seeds arrived within {result['budget']} evaluations.",
         f"The rule with the cost of a step takes that to be {result['step_overhead']:g} "
         f"evaluations; it scales its step by the batch, from {result['larger']:g} times those.",
+        f"Not run: {', '.join(result['not_run']) or 'none'}. Where numbers of seeds differ, the second",
+        "was run for the leaders of the first alone, fixed and not; so few seeds rank them roughly.",
         "",
         "| accuracy | best fixed, evaluations | best rule | ratio "
         "| best fixed, seconds | best rule | ratio |",
@@ -84,7 +92,9 @@ def markdown(result: Mapping[str, Any]) -> str:
                 own = {rate: value for (other, rate), value in values.items() if other == name}
                 best = min(own, key=own.__getitem__, default=None)
                 cells.append(
-                    "-" if best is None else f"{amount(own[best], column)} (step {best:g})"
+                    "-"
+                    if best is None
+                    else f"{amount(own[best], column)} ({best:g}, {seeds(result, name, best)})"
                 )
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
