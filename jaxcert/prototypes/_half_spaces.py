@@ -31,7 +31,9 @@ def distance_to_intersection_lower(
     Returns:
       `[n]` float64, at least 0.
     """
-    diagonals = np.maximum(np.einsum("nkk->nk", grams), np.finfo(np.float64).tiny)
+    # Where a normal is lost in the errors, its multiplier must not run away.
+    least = max(gram_error, np.finfo(np.float64).tiny)
+    diagonals = np.maximum(np.einsum("nkk->nk", grams), least)
     multipliers = np.zeros(offsets.shape)
     best = np.zeros(len(offsets))
     open_rows = np.arange(len(offsets))

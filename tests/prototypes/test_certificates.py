@@ -239,6 +239,35 @@ def test_settings_must_be_positive(value):
         prototypes.soft_certificate(features, table, variance=value)
 
 
+def test_types_that_do_not_fit_are_named():
+    features, table = random_case(1, 2, 1)
+    with pytest.raises(TypeError, match="features must be floating point, got int64"):
+        prototypes.centroid_certificate(np.ones((4, 2), np.int64), table)
+    with pytest.raises(TypeError, match=r"prototypes.labels must be integers, got float64"):
+        prototypes.centroid_certificate(features, table._replace(labels=table.labels / 2))
+
+
+def test_classes_of_unequal_size_and_centres_that_nearly_coincide():
+    """Three, two and one centre; two of different classes are 1e-9 apart, far from the others."""
+    generator = np.random.default_rng(11)
+    centres = generator.normal(size=(6, 3))
+    centres[5] = centres[0] + [1e-9, 0, 0]
+    table = prototypes.Prototypes(centres, np.array([0, 0, 1, 2, 1, 1]))
+    features = generator.normal(size=(40, 3))
+    found = prototypes.centroid_certificate(features, table)
+    np.testing.assert_array_equal(found.label, nearest_label(features, table))
+    exact = np.array([
+        min(
+            np.linalg.norm(shortest_way(feature, table, other))
+            for other in np.flatnonzero(table.labels != label)
+        )
+        for feature, label in zip(features, found.label, strict=True)
+    ])  # fmt: skip
+    # The oracle itself loses digits to the two centres.
+    assert (found.feature_radius <= exact + 1e-5).all()
+    assert np.median(found.feature_radius / exact) > 1 - 1e-6
+
+
 def test_duplicate_centres_of_one_class_do_no_harm():
     features, table = random_case(7, 3, 2)
     doubled = prototypes.Prototypes(
