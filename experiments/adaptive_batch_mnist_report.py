@@ -53,8 +53,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"in that unit; `-` if at no step all seeds arrived within {result['budget']} evaluations.",
         f"The rule with the cost of a step takes that to be {result['step_overhead']:g} "
         f"evaluations; it scales its step by the batch, from {result['larger']:g} times those.",
-        f"Not run: {', '.join(result['not_run']) or 'none'}. Where numbers of seeds differ, the second",
-        "was run for the leaders of the first alone, fixed and not; so few seeds rank them roughly.",
+        f"Not run: {', '.join(result['not_run']) or 'none'}. Where numbers of seeds differ, the",
+        "second was run for the leaders of the first alone, fixed and not; so few seeds rank them",
+        "roughly.",
         "",
         "| accuracy | best fixed, evaluations | best rule | ratio "
         "| best fixed, seconds | best rule | ratio |",
