@@ -44,3 +44,20 @@ def test_averages_count_wrong_images_as_zero():
     assert summary["proxy_radius"] == 1.5
     assert summary["proxy_at_least_isotropic"] == 1
     assert summary["median_digits_of_volume_gained"] == 7.0
+
+
+def test_committed_regions_are_nowhere_smaller_than_the_balls():
+    result = json.loads((anisotropic.RESULTS / "anisotropic.json").read_text())
+    table = (anisotropic.RESULTS / "anisotropic.md").read_text()
+    assert set(result["rows"]) == {"gaussian", "uniform"}
+    for family, rows in result["rows"].items():
+        assert len(rows) == anisotropic.PRESETS["mnist"].num_images
+        for row in rows:
+            assert row["label"] == row["isotropic_label"]
+            assert row["proxy_radius"] >= row["isotropic_radius"]
+            assert row["scales"][0] >= row["sigma"] * (1 - 1e-6)
+        summary = anisotropic.summarize(rows)
+        assert summary == result["summaries"][family]
+        assert summary["proxy_radius"] > 1.5 * summary["isotropic_radius"]
+        assert f"| {summary['proxy_radius']:.4f} |" in table
+    assert anisotropic.markdown(result) == table
