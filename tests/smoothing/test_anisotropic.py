@@ -109,7 +109,8 @@ def steep(inputs):
     return jnp.stack([-margin, margin], axis=1)
 
 
-@pytest.mark.parametrize("family", ["gaussian", pytest.param("uniform", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gaussian", "uniform"])
 def test_optimised_region_holds_the_isotropic_one_and_is_larger(key, family):
     """Proxy radius at least the isotropic radius for every input, at the same noise of scale 1."""
     points = np.random.default_rng(0).uniform(-1.2, 1.2, (10, 2)).astype(np.float32)
