@@ -21,7 +21,7 @@ _LONGEST = 34
 _HEAD = """# Theory: the results
 
 What `python -m theory` found on seeds {seeds}, with JAX {jax}: {count} claims, {twins} broken
-twins, {surprises} surprises. {seconds} seconds a seed at most, on a machine that other work shared.
+twins, {surprises} surprises.
 {{doc}}`theory` says what the columns mean; this page is written by `python -m theory.page` from the
 files in `theory/results`.
 
@@ -52,7 +52,6 @@ def page(documents: Sequence[dict[str, Any]], images: Sequence[str]) -> str:
             count=len(claims),
             twins=len(twins) // len(documents),
             surprises=sum(not entry["as_expected"] for entry in [*found, *twins]),
-            seconds=math.ceil(max(_seconds(document) for document in documents)),
         ),
         "| claim | verdict | slack | tightness | trials | twins refuted |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -104,11 +103,6 @@ def _section(claim: Sequence[dict[str, Any]]) -> list[str]:
         tightness = _number(min((twin["tightness"] for twin in same), key=_order), ".6g")
         lines.append(f"| {same[0]['description']} | {verdict} | {slack} | {tightness} |")
     return [*lines, ""]
-
-
-def _seconds(document: dict[str, Any]) -> float:
-    entries = [entry for claim in document["claims"] for entry in (claim, *claim["twins"])]
-    return sum(entry["seconds"] for entry in entries)
 
 
 def _order(value: float | None) -> float:
