@@ -99,7 +99,7 @@ def optimize_sigma(
       >>> smoothing.optimize_sigma(
       ...     jax.random.key(7), classify, jnp.array([[0.0], [3.0]]),
       ...     initial_sigma=0.25, bounds=(0.05, 1.0),
-      ... ) > jnp.array([0.25, 0.7])
+      ... ) > jnp.array([0.25, 0.5])
       Array([ True,  True], dtype=bool)
 
     References:

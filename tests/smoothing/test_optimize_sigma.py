@@ -61,7 +61,7 @@ def test_finds_the_best_sigma_by_quadrature(key):
     sigma = optimize(key)
     reached = found_radii(sigma)
     np.testing.assert_array_less(0.93 * np.array([best(x) for x in POINTS]), reached)
-    assert sigma[4] > 0.8, "far away, more noise is better, up to where the interval is seen"
+    assert sigma[4] > 0.6, "far away, more noise is better, up to where the interval is seen"
     assert reached.sum() > 1.3 * found_radii(np.full(5, 0.25)).sum()
 
 
