@@ -197,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", nargs="+", choices=NETWORKS, metavar="NETWORK",
         help="make the rows of these networks and stop, to share the work",
     )  # fmt: skip
+    parser.add_argument("--note", default="", help="a sentence about the times, for the page")
     parser.add_argument("--publish", action="store_true", help="write to the committed results")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
@@ -216,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only:
         return 0
     result = {
-        "command": command, "preset": dataclasses.asdict(preset), "rows": rows, "smoothed": pairs,
+        "command": command, "note": options.note, "preset": dataclasses.asdict(preset),
+        "rows": rows, "smoothed": pairs,
     }  # fmt: skip
     table = _clustr_report.format_result(result)
     print(table)
