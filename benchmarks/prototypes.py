@@ -1,6 +1,7 @@
 """Certificates of nearest centres. Importing this module registers the cases."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
@@ -21,7 +22,9 @@ def _problem(per_class: int, num_features: int) -> tuple[np.ndarray, prototypes.
     chosen = centres[generator.integers(0, _CENTRES, num_features)]
     features = (chosen + generator.standard_normal(chosen.shape)).astype(np.float32)
     labels = np.repeat(np.arange(_CENTRES // per_class), per_class)
-    return features, prototypes.Prototypes(centres, labels)
+    # Centres in float64, which arrays of JAX are not by default.
+    arrays: tuple[Any, Any] = (centres, labels)
+    return features, prototypes.Prototypes(*arrays)
 
 
 def _from_squares(squares: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> np.ndarray:

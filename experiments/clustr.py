@@ -108,7 +108,8 @@ def evaluate(preset: Preset, name: str, *, folder: Path) -> dict[str, Any]:
                 "certified_and_moved": int(((radii > scale * radius) & correct & ~withstood).sum()),
             })  # fmt: skip
     if name == "nominal":
-        np.savez_compressed(store, **found)
+        arrays: Any = found
+        np.savez_compressed(store, **arrays)
     whole, _ = attacked(preset, ready, dataset, norm="linf", radius=1.0, transferred=None)
 
     def own_radius(divisor: float) -> int:

@@ -77,7 +77,7 @@ def typed_key(name: str, key: Any) -> jax.Array:
     return key
 
 
-def floating_batch(name: str, inputs: Any) -> Any:
+def floating_batch(name: str, inputs: Any) -> jax.Array | np.ndarray:
     """Return `inputs` as an array `[batch, *shape]` of floating type, or raise; values unseen."""
     array = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
     if not jnp.issubdtype(array.dtype, jnp.floating):

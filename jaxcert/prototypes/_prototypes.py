@@ -216,7 +216,7 @@ class _Soft(NamedTuple):
 
 def check_features(features: ArrayLike, prototypes: Prototypes) -> jax.Array | np.ndarray:
     """Return features as an array of any kind, or raise unless they fit the centres by shape."""
-    features = _checks.floating_batch("features", features)
+    array = _checks.floating_batch("features", features)
     centres, labels = np.shape(prototypes.centres), np.shape(prototypes.labels)
     if len(centres) != 2 or 0 in centres:
         raise ValueError(f"prototypes.centres must have shape [k, d], got {centres}")
@@ -224,11 +224,11 @@ def check_features(features: ArrayLike, prototypes: Prototypes) -> jax.Array | n
         raise ValueError(
             f"prototypes.labels must have shape ({centres[0]},), one a centre, got {labels}"
         )
-    if features.ndim != 2 or features.shape[1] != centres[1]:
+    if array.ndim != 2 or array.shape[1] != centres[1]:
         raise ValueError(
-            f"features must have shape [n, {centres[1]}] as the centres have, got {features.shape}"
+            f"features must have shape [n, {centres[1]}] as the centres have, got {array.shape}"
         )
-    return features
+    return array
 
 
 def check_labels(prototypes: Prototypes, num_classes: int) -> jax.Array:
