@@ -22,6 +22,7 @@ _HEAD = """# Theory: the results
 
 What `python -m theory` found on seeds {seeds}, with JAX {jax}: {count} claims, {twins} broken
 twins, {surprises} surprises.
+
 {{doc}}`theory` says what the columns mean; this page is written by `python -m theory.page` from the
 files in `theory/results`.
 
@@ -155,6 +156,7 @@ def _panel(axes: Any, claim: Sequence[dict[str, Any]]) -> None:
     axes.set_xlabel(across, fontsize=7.5)
     axes.set_ylabel(up, fontsize=7.5)
     axes.tick_params(labelsize=6.5)
+    axes.minorticks_off()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
