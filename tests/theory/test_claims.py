@@ -9,7 +9,12 @@ from theory import ledger, stopping
 from theory.claims import CLAIMS
 
 # Claims whose checks need more, or can do with fewer, than a quarter of their trials.
-TRIALS = {"law-of-robustness": 1, "zonotope-volume": 1, "optimal-batch-size": 12}
+TRIALS = {
+    "law-of-robustness": 1,
+    "zonotope-volume": 1,
+    "optimal-batch-size": 12,
+    "data-dependent-memory": 5,
+}
 SHORTENED = {claim.name: functools.partial(claim.check, longest=150) for claim in stopping.CLAIMS}
 
 
