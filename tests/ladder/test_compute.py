@@ -81,20 +81,21 @@ def test_margins_leave_out_the_methods_that_a_network_does_not_fit():
     }
 
 
+@pytest.fixture(scope="module")
+def case():
+    rng = np.random.default_rng(7)
+    layers = [dense(rng, 8, 4), Relu(), dense(rng, 3, 8)]
+    points = rng.normal(size=(4, 4)).astype(np.float32)
+    found = ladder.certification_ladder(
+        jax.random.key(0), layers, points, methods=("product", "eclipse_fast"),
+        noise=smoothing.gaussian(0.25), num_samples=500, attack_steps=10,
+    )  # fmt: skip
+    return layers, points, found
+
+
 @pytest.mark.slow
 class TestWholeLadder:
     """With all its rungs, which take a while to compile."""
-
-    @pytest.fixture(scope="class")
-    def case(self):
-        rng = np.random.default_rng(7)
-        layers = [dense(rng, 8, 4), Relu(), dense(rng, 3, 8)]
-        points = rng.normal(size=(4, 4)).astype(np.float32)
-        found = ladder.certification_ladder(
-            jax.random.key(0), layers, points, methods=("product", "eclipse_fast"),
-            noise=smoothing.gaussian(0.25), num_samples=500, attack_steps=10,
-        )  # fmt: skip
-        return layers, points, found
 
     def test_nothing_is_out_of_order(self, case):
         _, _, found = case
