@@ -123,8 +123,8 @@ def describe(loss: training.Loss) -> str:
 
 
 def recipe_of(preset: Preset, name: str) -> Recipe:
-    samples = {"samples_per_cluster": preset.samples_per_cluster}
-    magnet = functools.partial(training.magnet_loss, **samples)
+    samples = preset.samples_per_cluster
+    magnet = functools.partial(training.magnet_loss, samples_per_cluster=samples)
     epochs, long = preset.epochs, preset.cluster_epochs
     return {
         "nominal": Recipe(training.cross_entropy, epochs, 2e-3),
@@ -134,13 +134,13 @@ def recipe_of(preset: Preset, name: str) -> Recipe:
         ),
         "clustr": Recipe(magnet, long, 2e-3, is_encoder=True, start="nominal"),
         "clustr_wide": Recipe(
-            functools.partial(training.magnet_loss, **samples, gap=60.0),
+            functools.partial(training.magnet_loss, samples_per_cluster=samples, gap=60.0),
             long, 2e-3, is_encoder=True, start="nominal",
         ),
         "clustr_trades": Recipe(
             functools.partial(
-                training.magnet_trades_loss, **samples, radius=preset.train_radius,
-                step_size=1.25 * preset.train_radius,
+                training.magnet_trades_loss, samples_per_cluster=samples,
+                radius=preset.train_radius, step_size=1.25 * preset.train_radius,
             ),
             long, 2e-3, is_encoder=True, start="nominal",
         ),

@@ -21,7 +21,7 @@ from jaxcert.models._networks import ImageClassifier, check_image_shape
 from jaxcert.models._residual_linear import LiResNetConv, LiResNetLinear
 from jaxcert.models._skew_exponential import SOCConv, SOCLinear
 
-_ROUNDING = 1e-6
+_ROUNDING = 4e-6
 _Layer = Callable[..., nnx.Module]
 # Name, dense layer, convolution, and whether MinMax follows: the others hold their activation.
 _LAYERS: dict[str, tuple[_Layer, _Layer, bool]] = {
