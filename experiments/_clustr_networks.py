@@ -88,6 +88,10 @@ PRESETS = {
     "fashion_mnist": Preset(
         "fashion_mnist", 20_000, 500, (0.02, 0.05, 0.1), (0.25, 0.5, 1.0), 0.05, 0.25, offset=1.0,
     ),
+    "cifar10_jpeg": Preset(
+        "cifar10_jpeg", 20_000, 300, (0.005, 0.01, 0.02), (0.1, 0.25, 0.5), 0.01, 0.25, offset=0.5,
+        num_steps=20, num_restarts=3, num_smoothed=100,
+    ),
 }  # fmt: skip
 
 
