@@ -19,8 +19,8 @@ def mlp(family="cayley", std=1.0, seed=0):
 
 def test_scaling_of_pixels_multiplies_the_constants():
     one, half = mlp(), mlp(std=0.5)
-    np.testing.assert_allclose(one.features_lipschitz_upper(), 1.0, atol=1e-5)
-    np.testing.assert_allclose(half.features_lipschitz_upper(), 2.0, atol=2e-5)
+    np.testing.assert_allclose(one.features_lipschitz_upper(), 1.0, atol=3e-5)
+    np.testing.assert_allclose(half.features_lipschitz_upper(), 2.0, atol=6e-5)
     np.testing.assert_allclose(
         half.pairwise_lipschitz_upper(), 2 * one.pairwise_lipschitz_upper(), rtol=1e-6
     )
@@ -58,7 +58,7 @@ def test_convolutional_network_keeps_distances_on_the_way_to_its_layers():
     pairwise = network.pairwise_lipschitz_upper()
     assert np.all(np.linalg.norm(differences, axis=-1) <= pairwise * (1 + 1e-5) + 1e-6)
     upper = network.features_lipschitz_upper()
-    assert 0.99 < upper < 1.0 + 1e-5
+    assert 0.99 < upper < 1.0 + 3e-5
 
 
 @pytest.fixture(scope="module")
