@@ -374,11 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += own
         parts.append(format_table(run, own))
     parts.append(format_published())
-    result = {
-        "command": command,
-        "settings": [dataclasses.asdict(run) for run in runs],
-        "rows": rows,
-    }
+    settings = [dataclasses.asdict(run) for run in runs]
+    result = {"command": command, "settings": settings, "rows": rows}
     text = json.dumps(result, indent=2) + "\n"
     (options.output / "lipschitz_networks.json").write_text(text, encoding="utf-8")
     table = "\n\n".join(parts) + "\n"
