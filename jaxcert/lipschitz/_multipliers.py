@@ -169,7 +169,9 @@ def descend(
         scales = jnp.zeros_like(scales) if by_layer else scales
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(scales)) & jnp.all(jnp.isfinite(logits))
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), (scales, logits))
-        updates, state = optimiser.update(gradient, progress.optimiser)
+        # Optax counts on promotion, which a caller may have forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimiser.update(gradient, progress.optimiser)
         moved = optax.apply_updates(progress.parameters, updates)
         is_best = value < progress.best
         best, best_parameters = jax.tree.map(
