@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from experiments import _tropical, tropical_attack
 from jaxcert import tropical
@@ -24,6 +25,7 @@ def test_generator_change_is_that_of_the_matching_weights():
     np.testing.assert_allclose(change[done], found.generator_change[done], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_smoke_preset_runs(tmp_path):
     assert tropical_attack.main(["--preset", "smoke", "--output", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "result.json").read_text())

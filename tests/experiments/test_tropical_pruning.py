@@ -58,6 +58,7 @@ def test_fine_tuning_moves_what_it_should(layers):
             assert np.array_equal(bias, new_bias) == (tuning == "none")
 
 
+@pytest.mark.slow
 def test_smoke_preset_runs_and_resumes(tmp_path, monkeypatch):
     arguments = ["--preset", "smoke", "--output", str(tmp_path)]
     assert tropical_pruning.main(arguments) == 0
