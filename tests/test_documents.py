@@ -29,6 +29,8 @@ GUIDES = (
     "local_bounds",
     "prototypes",
     "tropical_boundary",
+    "tutorials/composing_smoothing",
+    "tutorials/drawing_a_boundary",
     "tutorials/watching_the_batch_size",
 )
 
