@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from theory import ledger, stopping
+from theory import data_dependent_radii, ledger, stopping
 from theory.claims import CLAIMS
 
 # Claims whose checks need more, or can do with fewer, than a quarter of their trials.
@@ -15,6 +15,8 @@ TRIALS = {
     "optimal-batch-size": 12,
     "data-dependent-memory": 5,
 }
+# Claims about noise chosen for each input, whose streams and regions are too few otherwise.
+FEWEST = {claim.name: 100 for claim in data_dependent_radii.CLAIMS}
 SHORTENED = {claim.name: functools.partial(claim.check, longest=150) for claim in stopping.CLAIMS}
 
 
@@ -27,7 +29,7 @@ def test_claim_holds_and_twins_are_refuted_again_and_again(claim):
     surprises = [str(entry) for entry in entries if not entry.as_expected]
     assert surprises == []
     first = entries[0].verdict
-    assert first.trials > 3
+    assert first.trials > FEWEST.get(claim.name, 3)
     assert all(bound == bound and found == found for bound, found in first.measured)
     # By their text, since the tightness may be NaN.
     assert repr(claim.check(claim.formula, first.seed, trials)) == repr(first)
