@@ -103,8 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_model(ladder)
     _add_noise(ladder, required=False)
     ladder.add_argument(
-        "--methods", nargs="+", default=["product", "eclipse_fast", "lipsdp"], metavar="METHOD",
-        help="Lipschitz bounds of the whole network (%(default)s)",
+        "--methods", nargs="+", default=["product", "averaged", "eclipse_fast"], metavar="METHOD",
+        help="Lipschitz bounds of the whole network (%(default)s); lipsdp takes minutes",
     )  # fmt: skip
     ladder.add_argument(
         "--num-samples", type=int, default=10_000, help="of the smoothed network (%(default)s)"
@@ -113,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--alpha", type=float, default=0.001, help="of the smoothed network (%(default)s)"
     )
     ladder.add_argument(
-        "--max-nodes", type=int, default=200,
+        "--max-nodes", type=int, default=20,
         help="effort for the exact distance of each image (%(default)s)",
     )  # fmt: skip
     _add_seed(ladder)
