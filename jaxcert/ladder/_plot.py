@@ -66,6 +66,7 @@ def plot_ladder(ladder: Ladder, path: str | os.PathLike[str], *, title: str | No
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlabel("input, by the distance of the attack")
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("l2 distance")
     axes.set_title(title or "Distance to another class")
     axes.grid(alpha=0.3)
