@@ -12,7 +12,7 @@ from experiments import _clustr_networks, _clustr_report, clustr
 from jaxcert import models
 
 
-@pytest.fixture(params=["mnist", "fashion_mnist"])
+@pytest.fixture(params=["mnist", "fashion_mnist", "cifar10_jpeg"])
 def committed(request):
     path = clustr.RESULTS / f"clustr_{request.param}"
     return json.loads(path.with_suffix(".json").read_text()), path
