@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxcert import models
+from jaxcert import _compiled_weights, models
 from jaxcert.lipschitz._layers import (
     Activation,
     AveragePool,
@@ -48,8 +48,6 @@ _CONVOLUTIONS = (
     models.AOLConv, models.BROConv, models.CayleyConv, models.CPLConv, models.GaborConv,
     models.LiResNetConv, models.SandwichConv, models.SLLConv, models.SOCConv,
 )  # fmt: skip
-# These layers compute their weights; compiled with others they may round them otherwise.
-_ALLOWANCE = 4e-6
 
 
 def layers_of_module(
@@ -197,7 +195,7 @@ def _opaque(layer: Any) -> Opaque:
 
     def upper(shape: tuple[int, ...]) -> float:
         size = () if isinstance(layer, _DENSE) else (shape[:2],)
-        return float(layer.lipschitz_upper(*size)) * (1.0 + _ALLOWANCE)
+        return float(layer.lipschitz_upper(*size)) * (1.0 + _compiled_weights.ALLOWANCE)
 
     def outputs(shape: tuple[int, ...]) -> tuple[int, ...]:
         inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -210,7 +208,7 @@ def _opaque(layer: Any) -> Opaque:
 
 
 def _normalised_linear(layer: models.NormalizedLinear) -> list[Any]:
-    weight = np.asarray(layer.weight(), np.float64).T * (1.0 + _ALLOWANCE)
+    weight = np.asarray(layer.weight(), np.float64).T * (1.0 + _compiled_weights.ALLOWANCE)
     return [Dense(weight, np.asarray(layer.bias[...]))]
 
 

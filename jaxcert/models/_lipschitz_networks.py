@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxcert import _checks
+from jaxcert import _checks, _compiled_weights
 from jaxcert.models._block_reflector import BROConv, BROLinear
 from jaxcert.models._cayley import CayleyConv, CayleyLinear, SandwichConv, SandwichLinear
 from jaxcert.models._convex_potential import CPLConv, CPLLinear
@@ -21,7 +21,6 @@ from jaxcert.models._networks import ImageClassifier, check_image_shape
 from jaxcert.models._residual_linear import LiResNetConv, LiResNetLinear
 from jaxcert.models._skew_exponential import SOCConv, SOCLinear
 
-_ROUNDING = 4e-6
 _Layer = Callable[..., nnx.Module]
 # Name, dense layer, convolution, and whether MinMax follows: the others hold their activation.
 _LAYERS: dict[str, tuple[_Layer, _Layer, bool]] = {
@@ -133,8 +132,7 @@ class _LipschitzNetwork(ImageClassifier):
         Each layer is bounded from the weights that it computes, with a proof in float64.
         """
         parts = [1.0 / min(self.std), *self._layers_upper()]
-        # Compiled together with others, a layer's weights may be rounded a little differently.
-        return math.prod(parts) * (1.0 + len(parts) * _ROUNDING)
+        return math.prod(parts) * (1.0 + len(parts) * _compiled_weights.ALLOWANCE)
 
     def pairwise_lipschitz_upper(self) -> np.ndarray:
         """Bounds on the Lipschitz constants of all differences of scores, float64: `[c, c]`.
@@ -143,7 +141,9 @@ class _LipschitzNetwork(ImageClassifier):
         """
         weight = np.asarray(self._existing_head().weight(), np.float64)
         squares = np.sum((weight[:, :, None] - weight[:, None, :]) ** 2, axis=0)
-        return self.features_lipschitz_upper() * np.sqrt(squares) * (1.0 + _ROUNDING)
+        return (
+            self.features_lipschitz_upper() * np.sqrt(squares) * (1.0 + _compiled_weights.ALLOWANCE)
+        )
 
     def pairwise_lipschitz_estimate(self) -> jax.Array:
         """The same in the dtype of the weights, with layers of norm 1, for losses: `[c, c]`."""
