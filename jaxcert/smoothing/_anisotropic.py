@@ -17,7 +17,7 @@ from jaxcert.smoothing._certificate import Certificate, certificate_from_counts
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._sampling import class_counts
 from jaxcert.smoothing._soft_radius import FAMILIES, log_volume_of_unit_ball
-from jaxcert.smoothing._votes import check_finite
+from jaxcert.smoothing._votes import votes_on_host
 
 # As for `certify`: selection and estimation never share noise.
 _SELECTION, _ESTIMATION = range(2)
@@ -306,10 +306,7 @@ def certify_anisotropic(
             jax.random.fold_in(key, stage), classify, inputs, noise=noise, num_samples=samples,
             num_classes=num_classes, ids=ids, chunk_size=chunk_size,
         )  # fmt: skip
-        host = np.asarray(counts).astype(np.int64)
-        rows = np.arange(len(host))
-        check_finite(samples - host.sum(axis=1), np.full_like(rows, samples), rows)
-        return host
+        return votes_on_host(counts, samples)
 
     unit = Noise(noise.family, jnp.ones((), jnp.float32))
     return certificate_from_counts(

@@ -12,7 +12,7 @@ from jaxcert.smoothing._binomial import two_sided_binomial_p_value
 from jaxcert.smoothing._certificate import ABSTAIN, Certificate, certificate_from_counts
 from jaxcert.smoothing._noise import Noise
 from jaxcert.smoothing._sampling import class_counts
-from jaxcert.smoothing._votes import check_finite
+from jaxcert.smoothing._votes import votes_on_host
 
 # Each use of samples folds its own stage into the key, so no two ever share noise.
 _SELECTION, _ESTIMATION, _PREDICTION = range(3)
@@ -208,7 +208,4 @@ def _host_counts(
         jax.random.fold_in(_checks.typed_key("key", key), stage), classify, inputs, noise=noise,
         num_samples=num_samples, num_classes=num_classes, ids=ids, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
-    host = np.asarray(counts).astype(np.int64)
-    rows = np.arange(len(host))
-    check_finite(num_samples - host.sum(axis=1), np.full_like(rows, num_samples), rows)
-    return host
+    return votes_on_host(counts, num_samples)

@@ -35,6 +35,14 @@ def labels_of(classify: Classifier, noisy: jax.Array) -> jax.Array:
     return jnp.where(is_finite, jnp.argmax(scores, axis=-1).astype(jnp.int32), NOT_FINITE)
 
 
+def votes_on_host(counts: jax.Array, num_samples: int) -> np.ndarray:
+    """Counts as int64 `[inputs, classes]` on the host; raise if a sample was no vote."""
+    host = np.asarray(counts).astype(np.int64)
+    rows = np.arange(len(host))
+    check_finite(num_samples - host.sum(axis=1), np.full_like(rows, num_samples), rows)
+    return host
+
+
 def check_finite(
     lost: np.ndarray, num_samples: np.ndarray, rows: np.ndarray, *, name: str = "classify"
 ) -> None:

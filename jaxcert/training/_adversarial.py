@@ -8,7 +8,7 @@ import optax
 
 from jaxcert import _checks
 from jaxcert.smoothing import Noise
-from jaxcert.training._losses import add_noise
+from jaxcert.training._losses import cross_entropy
 
 
 def adversarial_cross_entropy(
@@ -78,7 +78,5 @@ def adversarial_cross_entropy(
     for _ in range(num_steps):
         points = points + step * jnp.sign(jax.grad(loss)(points))
         points = jnp.clip(images + jnp.clip(points - images, -radius, radius), 0, 1)
-    attacked = add_noise(jax.random.fold_in(key, 1), jax.lax.stop_gradient(points), noise=noise)
-    scores = classify(attacked)
-    value = optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
-    return value, {"accuracy": (scores.argmax(axis=-1) == labels).mean()}
+    attacked = jax.lax.stop_gradient(points)
+    return cross_entropy(jax.random.fold_in(key, 1), classify, attacked, labels, noise=noise)
