@@ -9,27 +9,12 @@ import pytest
 
 from jaxcert import batching
 from tests.batching import enumeration as oracle
+from tests.batching.rule_settings import both_inequalities, settings_of
 
 STEPS = 400
 
 
-@pytest.fixture(scope="module")
-def problem():
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        features = batching.unit_rows(rng.standard_normal((30, 4)))
-        targets = features @ rng.standard_normal(4) + 0.3 * rng.standard_normal(30)
-        return batching.ridge(features, targets, penalty=0.02)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64(True):
-        yield
-
-
-def settings_of(problem, **more):
-    return {"strong_convexity": problem.strong_convexity_lower, "accuracy": 1e-2} | more
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def trace(problem, rule, start, *, steps=STEPS, refresh=False, seed=0):
@@ -51,30 +36,6 @@ def trace(problem, rule, start, *, steps=STEPS, refresh=False, seed=0):
     carry = (jnp.asarray(start), rule.init(start))
     (x, state), seen = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps)))(carry)
     return x, state, seen
-
-
-@jax.jit
-def both_inequalities(problem, x, best, batch_size, step_size):
-    """Exact expected squared distances after one step, and both upper bounds."""
-    sampling = problem.nice_sampling()
-    norms, at_best = problem.squared_norms(x), problem.squared_norms(best)
-    mu = problem.strong_convexity_lower
-    exact = batching.expected_distance_sq(
-        x - best, problem.gradient(x), step_size=step_size,
-        second_moment=sampling.gradient_noise(batch_size, norms),
-    )  # fmt: skip
-    distance_sq = jnp.sum((x - best) ** 2)
-    measured = batching.one_step_upper(
-        distance_sq, step_size=step_size, strong_convexity=mu,
-        smoothness=problem.smoothness_upper,
-        variance=sampling.gradient_variance(batch_size, norms),
-    )  # fmt: skip
-    published = batching.one_step_at_optimum_upper(
-        distance_sq, step_size=step_size, strong_convexity=mu,
-        expected_smoothness=sampling.expected_smoothness(batch_size),
-        noise=sampling.gradient_noise(batch_size, at_best),
-    )  # fmt: skip
-    return exact, measured, published
 
 
 def inequalities_along(problem, seen):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcert import batching
+from tests.batching.rule_settings import both_inequalities
 
 STEPS = 2500
 
@@ -18,7 +19,7 @@ def test_every_step_on_bodyfat_obeys_both_inequalities(rule, real_data_dir):
         problem = batching.ridge(batching.unit_rows(features), targets, penalty=1 / 252)
         best, sampling = problem.minimizer(), problem.nice_sampling()
         start = np.random.default_rng(0).standard_normal(14)
-        mu, at_best = problem.strong_convexity_lower, problem.squared_norms(best)
+        mu = problem.strong_convexity_lower
         if rule == "adaptive":
             built = batching.adaptive_batch_sgd(
                 sampling, strong_convexity=mu, accuracy=1e-3, estimate="exact", noise="variance"
@@ -30,24 +31,9 @@ def test_every_step_on_bodyfat_obeys_both_inequalities(rule, real_data_dir):
         def run(x, state):
             def step(carry, number):
                 x, state = carry
-                norms = problem.squared_norms(x)
-                state = built.refresh(state, norms)
+                state = built.refresh(state, problem.squared_norms(x))
                 size, step_size = built.plan(state)
-                distance_sq = jnp.sum((x - best) ** 2)
-                exact = batching.expected_distance_sq(
-                    x - best, problem.gradient(x), step_size=step_size,
-                    second_moment=sampling.gradient_noise(size, norms),
-                )  # fmt: skip
-                measured = batching.one_step_upper(
-                    distance_sq, step_size=step_size, strong_convexity=mu,
-                    smoothness=problem.smoothness_upper,
-                    variance=sampling.gradient_variance(size, norms),
-                )  # fmt: skip
-                published = batching.one_step_at_optimum_upper(
-                    distance_sq, step_size=step_size, strong_convexity=mu,
-                    expected_smoothness=sampling.expected_smoothness(size),
-                    noise=sampling.gradient_noise(size, at_best),
-                )  # fmt: skip
+                exact, measured, published = both_inequalities(problem, x, best, size, step_size)
                 batch = sampling.draw(jax.random.fold_in(jax.random.key(5), number), size)
                 found = batching.batch_gradient(problem, x, batch)
                 updates, state = built.update(

@@ -5,25 +5,9 @@ import numpy as np
 import pytest
 
 from jaxcert import batching
+from tests.batching.rule_settings import settings_of
 
-
-@pytest.fixture(scope="module")
-def problem():
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        features = batching.unit_rows(rng.standard_normal((30, 4)))
-        targets = features @ rng.standard_normal(4) + 0.3 * rng.standard_normal(30)
-        return batching.ridge(features, targets, penalty=0.02)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64(True):
-        yield
-
-
-def settings_of(problem, **more):
-    return {"strong_convexity": problem.strong_convexity_lower, "accuracy": 1e-2} | more
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize(
