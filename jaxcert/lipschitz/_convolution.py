@@ -1,7 +1,7 @@
 """Operator norms of convolutions with any padding by zeros, stride, group and dilation."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,21 +11,18 @@ from jax.typing import ArrayLike
 
 from jaxcert import _checks
 from jaxcert.lipschitz._banded import banded_upper
+from jaxcert.lipschitz._frequencies import largest_squared_norm_upper, polyphase
 from jaxcert.lipschitz._geometry import Axis, Padding, axes_of
 from jaxcert.lipschitz._gram import gram_upper
 from jaxcert.lipschitz._rounding import gamma, up
 from jaxcert.lipschitz._spectral import Order, finite, floating, host_result, in_dtype, norm_order
 from jaxcert.lipschitz._threads import one_blas_thread
-from jaxcert.lipschitz._verified import largest_eigenvalue_of_batch_upper, scaled
+from jaxcert.lipschitz._verified import scaled
 
-# Bytes of transfer matrices that are held at once: they should stay in a cache.
-_CHUNK_BYTES = 2**22
 # The border counts on images with a smaller side below this.
 _BORDER_SIDE = 16
 # Operations, about a second's, up to which the border of such an image is then counted.
 _BORDER_OPERATIONS = 2**31
-# Frequencies an axis whose eigenvalues give the first value that the others are compared with.
-_SAMPLES = 5
 
 
 def conv_spectral_norm_upper(
@@ -221,22 +218,9 @@ def _spectral_on_host(kernel: np.ndarray, axes: Sequence[Axis], groups: int) -> 
     if scale == 0.0:
         return 0.0
     kernel, axes = _two_dimensional(kernel, axes)
-    rows, columns = (_waves(axis, np.float64) for axis in axes)
-    rows = rows[: len(rows) // 2 + 1]
     with one_blas_thread():
-        sample = _transfer(
-            kernel,
-            rows[:: -(-len(rows) // _SAMPLES)],
-            columns[:: -(-len(columns) // _SAMPLES)],
-            groups,
-            np,
-        )
-        bound = float(np.linalg.eigvalsh(_grams(sample)[0]).max())
-        for part_of_rows, part_of_columns in _chunks(rows, columns, kernel[0, 0].size):
-            grams, error = _grams(_transfer(kernel, part_of_rows, part_of_columns, groups, np))
-            bound = max(bound, largest_eigenvalue_of_batch_upper(grams, bound) + error)
-    entry_error = _transfer_error(kernel, axes, np.complex128)
-    return up((math.sqrt(bound) + entry_error) * scale, terms=8)
+        bound = largest_squared_norm_upper(polyphase(kernel, axes, groups))
+    return up(math.sqrt(bound) * scale, terms=8)
 
 
 def _spectral_traced(
@@ -244,22 +228,12 @@ def _spectral_traced(
 ) -> jax.Array:
     kernel, axes = _two_dimensional(kernel, axes)
     rows, columns = (_waves(axis, kernel.dtype) for axis in axes)
-    matrices = _transfer(kernel, rows[: len(rows) // 2 + 1], columns, groups, jnp)
-    error = _transfer_error(kernel, axes, rows.dtype, xp=jnp)
+    matrices = _transfer(kernel, rows[: len(rows) // 2 + 1], columns, groups)
+    error = _transfer_error(kernel, axes, rows.dtype)
     bound = jnp.max(gram_upper(matrices, iterations=iterations))
     # Accelerators take numbers below the smallest normal one for 0.
     flushed = float(jnp.finfo(kernel.dtype).tiny) * math.prod(kernel.shape)
     return (bound + error) * (1.0 + gamma(4, kernel.dtype)) + flushed
-
-
-def _grams(matrices: np.ndarray) -> tuple[np.ndarray, float]:
-    """Products `[f, k, k]` of matrices with their adjoints, and what rounding adds to a norm."""
-    adjoint = matrices.conj().mT
-    is_tall = matrices.shape[-2] > matrices.shape[-1]
-    grams = adjoint @ matrices if is_tall else matrices @ adjoint
-    largest = float(np.trace(grams, axis1=-2, axis2=-1).real.max())
-    # Entries that underflow in the products are below 1e-290 of the largest of the kernel.
-    return grams, gamma(max(matrices.shape[-2:]), np.complex128) * largest * 1.01 + 1e-290
 
 
 def _two_dimensional(kernel: Any, axes: Sequence[Axis]) -> tuple[Any, Sequence[Axis]]:
@@ -283,7 +257,7 @@ def _waves(axis: Axis, dtype: Any) -> np.ndarray:
     return waves.astype(np.result_type(dtype, np.complex64))
 
 
-def _transfer(kernel: Any, rows: np.ndarray, columns: np.ndarray, groups: int, xp: Any) -> Any:
+def _transfer(kernel: jax.Array, rows: np.ndarray, columns: np.ndarray, groups: int) -> jax.Array:
     """Transfer matrices `[frequencies * groups, out / groups, aliases * in]`, of some frequencies.
 
     Rows are waves `[u, a, taps]` along the height, columns `[v, b, taps]` along the width.
@@ -292,32 +266,15 @@ def _transfer(kernel: Any, rows: np.ndarray, columns: np.ndarray, groups: int, x
     frequencies = len(rows) * len(columns)
     aliases = rows.shape[1] * columns.shape[1]
     waves = np.einsum("uai,vbj->uvabij", rows, columns).reshape(frequencies * aliases, -1)
-    flat = xp.reshape(kernel, (math.prod(taps), inputs, groups, outputs // groups))
-    flat = xp.reshape(xp.transpose(flat, (0, 2, 3, 1)), (math.prod(taps), inputs * outputs))
-    if xp is np:
-        transformed = waves @ flat.astype(waves.dtype)
-    else:
-        transformed = jnp.matmul(
-            waves, flat.astype(waves.dtype), precision=jax.lax.Precision.HIGHEST
-        )
+    flat = jnp.reshape(kernel, (math.prod(taps), inputs, groups, outputs // groups))
+    flat = jnp.reshape(jnp.transpose(flat, (0, 2, 3, 1)), (math.prod(taps), inputs * outputs))
+    transformed = jnp.matmul(waves, flat.astype(waves.dtype), precision=jax.lax.Precision.HIGHEST)
     shape = (frequencies, aliases, groups, outputs // groups, inputs)
-    stacked = xp.transpose(xp.reshape(transformed, shape), (0, 2, 3, 1, 4))
-    return xp.reshape(stacked, (frequencies * groups, outputs // groups, aliases * inputs))
+    stacked = jnp.transpose(jnp.reshape(transformed, shape), (0, 2, 3, 1, 4))
+    return jnp.reshape(stacked, (frequencies * groups, outputs // groups, aliases * inputs))
 
 
-def _chunks(
-    rows: np.ndarray, columns: np.ndarray, channels: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All frequencies, a few at a time."""
-    room = max(1, _CHUNK_BYTES // (rows.shape[1] * columns.shape[1] * channels * 16))
-    width = min(room, len(columns))
-    height = max(1, room // width)
-    for left in range(0, len(columns), width):
-        for top in range(0, len(rows), height):
-            yield rows[top : top + height], columns[left : left + width]
-
-
-def _transfer_error(kernel: Any, axes: Sequence[Axis], dtype: Any, xp: Any = np) -> Any:
+def _transfer_error(kernel: jax.Array, axes: Sequence[Axis], dtype: Any) -> jax.Array:
     """Norm of what rounding may change in one transfer matrix.
 
     Each entry is a sum of taps times waves, and errs by at most gamma times the sum of the
@@ -325,6 +282,6 @@ def _transfer_error(kernel: Any, axes: Sequence[Axis], dtype: Any, xp: Any = np)
     norm of these errors, over all aliases, bounds their spectral norm; the root of the number of
     aliases and the factor of the waves cancel.
     """
-    sums = xp.sum(xp.abs(kernel), axis=(0, 1))
+    sums = jnp.sum(jnp.abs(kernel), axis=(0, 1))
     taps = math.prod(axis.taps for axis in axes)
-    return xp.sqrt(xp.sum(sums * sums)) * (4.0 * gamma(taps + 8, dtype))
+    return jnp.sqrt(jnp.sum(sums * sums)) * (4.0 * gamma(taps + 8, dtype))

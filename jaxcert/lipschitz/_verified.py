@@ -19,10 +19,6 @@ from jaxcert.lipschitz._rounding import gamma, up
 _DENSE_SIZE = 96
 # How far above the proposal the bound is tried, in turn.
 _SLACKS = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
-# How many matrices of a batch are factorised in one call.
-_BLOCK = 16
-# What a failed factorisation adds to the next proposal in a batch: few retries, little looseness.
-_STEP = 1e-4
 
 
 def scaled(matrix: np.ndarray) -> tuple[np.ndarray, float]:
@@ -60,40 +56,18 @@ def eigenvalue_upper(gram: np.ndarray) -> float:
         if shift >= trace:
             break
         if _is_below(gram, shift):
-            return shift + _factorisation_error(size, shift, gram.dtype)
+            return shift + factorisation_error(size, shift, gram.dtype)
     return up(trace, terms=size)
 
 
-def largest_eigenvalue_of_batch_upper(grams: np.ndarray, start: float) -> float:
-    """A proved upper bound on the largest eigenvalue of all of `[f, k, k]`, and on `start`.
-
-    Frobenius norms dismiss most matrices; blocks of the others are factorised at the best value
-    so far, and only a block that fails has its eigenvalues computed.
-    """
-    size = grams.shape[-1]
-    norms = np.linalg.norm(grams, axis=(1, 2)) * (1.0 + gamma(size * size))
-    if size == 1:
-        return max(start, float(np.max(norms)))
-    bound = start
-    order = np.argsort(-norms)
-    for first in range(0, len(order), _BLOCK):
-        block = order[first : first + _BLOCK]
-        if norms[block[0]] <= bound:
-            break
-        members = grams[block]
-        while not _is_below(members, bound):
-            found = float(np.linalg.eigvalsh(members).max())
-            bound = max(found, bound) * (1.0 + _STEP)
-    return bound + _factorisation_error(size, bound, grams.dtype)
-
-
-def _factorisation_error(size: int, shift: float, dtype: np.dtype) -> float:
+def factorisation_error(size: int, shift: float, dtype: np.dtype) -> float:
+    """How far an eigenvalue may lie above a shift at which the factorisation completed."""
     # The trace of shift I - A is at most size * shift; forming it rounds by u * shift an entry.
     return 2.1 * gamma(size, dtype) * size * shift
 
 
 def _is_below(gram: np.ndarray, shift: float) -> bool:
-    """Whether the factorisation of `shift I - gram` runs to completion, for all of a batch."""
+    """Whether the factorisation of `shift I - gram` runs to completion."""
     difference = -gram
     diagonal = np.arange(gram.shape[-1])
     difference[..., diagonal, diagonal] += shift
