@@ -9,17 +9,23 @@ from jaxcert.lipschitz import _multipliers
 from jaxcert.lipschitz._activations import SlopeRange
 from jaxcert.lipschitz._averaged import averaged_upper, matrix_norm
 from jaxcert.lipschitz._chain import Chain, factorise
+from jaxcert.lipschitz._interior_point import best_multipliers
 from jaxcert.lipschitz._rounding import gamma, up
 from jaxcert.lipschitz._verified import singular_value_upper
 
 # How far the multipliers are drawn into their domain when the factorisation refuses them.
 _RETREATS = (1.0, 1.0 - 1e-9, 1.0 - 1e-6, 1.0 - 1e-3, 0.9)
+_SMALL_RETREATS = (1.0, 1.0 - 1e-10, 1.0 - 1e-9, 1.0 - 1e-8, 1.0 - 1e-7, 1.0 - 1e-6)
+# Methods whose program is solved, and the number of hidden neurons up to which it is.
+_OPTIMAL = ("lipsdp", "lipsdp_layer")
+_MOST_NEURONS = 1000
 
 
 def matrices_upper(
     weights: Sequence[np.ndarray], slopes: SlopeRange, *, method: str, steps: int
 ) -> float:
     """A bound on the network of checked float64 matrices `[out, in]`."""
+    weights = without_idle_neurons(weights)
     if any(not np.any(weight) for weight in weights):
         return 0.0
     weights, scale = normalised(weights)
@@ -33,6 +39,7 @@ def pairs_upper(
     classes = weights[-1].shape[0]
     result = np.zeros((classes, classes))
     first, second = np.triu_indices(classes, 1)
+    weights = without_idle_neurons(weights)
     if any(not np.any(weight) for weight in weights):
         return result
     weights, scale = normalised(weights)
@@ -40,6 +47,28 @@ def pairs_upper(
     bounds = _bounds(weights, slopes, method, steps, rows=rows) * (scale * (1.0 + gamma(8)))
     result[first, second] = result[second, first] = bounds
     return result
+
+
+def without_idle_neurons(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The network without hidden neurons that are constant or have no effect.
+
+    No difference of two outputs depends on them, but their multipliers have no bound.
+    """
+    kept = list(weights)
+    # Forwards, since what reads constants alone is constant, and then backwards.
+    for layer in range(len(kept) - 1):
+        kept = _narrowed(kept, layer, np.any(kept[layer] != 0.0, axis=1))
+    for layer in reversed(range(len(kept) - 1)):
+        kept = _narrowed(kept, layer, np.any(kept[layer + 1] != 0.0, axis=0))
+    return kept
+
+
+def _narrowed(weights: list[np.ndarray], layer: int, used: np.ndarray) -> list[np.ndarray]:
+    """The network with these neurons of a hidden layer alone, unless none is left."""
+    if np.all(used) or not np.any(used):
+        return weights
+    narrow = [weights[layer][used], weights[layer + 1][:, used]]
+    return [*weights[:layer], *narrow, *weights[layer + 2 :]]
 
 
 def normalised(weights: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
@@ -94,6 +123,10 @@ def _verified_chain(
     weights: list[np.ndarray], slopes: SlopeRange, method: str, steps: int
 ) -> Chain:
     """The chain with the multipliers of a method, drawn inwards until it is factorised."""
+    if method in _OPTIMAL and sum(len(weight) for weight in weights[:-1]) <= _MOST_NEURONS:
+        found = _optimal_chain(weights, slopes, by_layer=method == "lipsdp_layer")
+        if found is not None:
+            return found
     scales, levels = _multipliers.propose(weights, slopes, method=method, steps=steps)
     for retreat in _RETREATS:
         multipliers = _multipliers.multipliers_of(weights, scales, levels * retreat, slopes)
@@ -104,3 +137,19 @@ def _verified_chain(
         f"no multipliers of {method!r} pass the factorisation in float64; "
         "the weights are too badly scaled"
     )
+
+
+def _optimal_chain(
+    weights: list[np.ndarray], slopes: SlopeRange, *, by_layer: bool
+) -> Chain | None:
+    """The chain at the optimum of the semidefinite program; None where rounding hides it."""
+    best = best_multipliers(weights, slopes, by_layer=by_layer)
+    if best is None:
+        return None
+    for retreat in _SMALL_RETREATS:
+        # Smaller by one more factor for each layer, a strict inequality gains in every direction.
+        drawn = [multiplier * retreat**layer for layer, multiplier in enumerate(best, start=1)]
+        chain = factorise(weights, drawn, slopes)
+        if chain is not None:
+            return chain
+    return None
