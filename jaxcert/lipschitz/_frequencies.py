@@ -16,6 +16,7 @@ that goes by turns through frequencies and vectors proposes it, and every freque
 factorisation fails starts another search, which raises t.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,6 +34,8 @@ _BLOCK_BYTES = 2**18
 # How far above a found eigenvalue the others are tested; tenfold after a failure, up to the last:
 # often next to no looseness, and never many failures.
 _FIRST_SLACK, _LAST_SLACK = 1e-8, 1e-4
+# Up to this size the factorisations of a block are tried in one call.
+_BATCHED_SIZE = 8
 # Turns of a search at most; it mostly stays after two or three.
 _TURNS = 8
 # Up to this size a dense eigenvector costs less than an iteration.
@@ -43,18 +46,14 @@ class Taps(NamedTuple):
     """A convolution of stride 1 on a torus.
 
     Attributes:
-      offsets: pixels that the taps are moved by, `[t, 2]`.
-      matrices: `[t, groups, m, n]`, with m at most n.
+      moves: pixels that the taps are moved by, along the height and along the width.
+      matrices: `[t, groups, m, n]` for each pair of moves, with m at most n.
       periods: pixels of the torus, by axis.
     """
 
-    offsets: np.ndarray
+    moves: tuple[np.ndarray, np.ndarray]
     matrices: np.ndarray
     periods: tuple[int, int]
-
-    def sides(self) -> tuple[int, int]:
-        """Rows of a transfer matrix, and groups."""
-        return self.matrices.shape[2], self.matrices.shape[1]
 
 
 def polyphase(kernel: np.ndarray, axes: Sequence[Axis], groups: int) -> Taps:
@@ -82,8 +81,7 @@ def polyphase(kernel: np.ndarray, axes: Sequence[Axis], groups: int) -> Taps:
     matrices = phases.reshape(-1, channels, groups, outputs // groups).transpose(0, 2, 3, 1)
     if matrices.shape[-2] > matrices.shape[-1]:
         matrices = matrices.mT
-    offsets = np.stack([np.repeat(rows, len(columns)), np.tile(columns, len(rows))], axis=-1)
-    return Taps(offsets, np.ascontiguousarray(matrices), (periods[0], periods[1]))
+    return Taps((rows, columns), np.ascontiguousarray(matrices), (periods[0], periods[1]))
 
 
 class Grams:
@@ -92,50 +90,63 @@ class Grams:
     def __init__(self, taps: Taps) -> None:
         self.taps = taps
         count, self.groups, self.size, inner = taps.matrices.shape
-        offsets, pairs = _differences(taps.offsets)
-        # Long kernels on small images have more differences than frequencies.
-        frequencies = math.prod(taps.periods) // 2 + 1
-        correlating = count**2 * inner + frequencies * 4 * len(offsets)
-        transforming = frequencies * 8 * (count * inner / self.size + 1.0) * inner
-        self.pairs = pairs if correlating <= transforming else None
-        self.offsets = taps.offsets if self.pairs is None else offsets
-        if self.pairs is not None:
-            self.even, self.odd = _parts(taps.matrices, self.pairs)
+        distinct = [len(np.unique(moves[:, None] - moves)) for moves in taps.moves]
+        differences, frequencies = math.prod(distinct) // 2 + 1, math.prod(taps.periods) // 2 + 1
+        # Operations over m^2. Long kernels on small images have many differences for their
+        # frequencies, and transforms of the taps are cheaper.
+        correlating = count**2 * inner + frequencies * 4 * differences
+        transforming = frequencies * 8 * inner * (count / self.size + 1.0)
+        self._tap_waves = [_waves(*axis) for axis in zip(taps.periods, taps.moves, strict=True)]
+        self._even = self._odd = None
+        if correlating <= transforming:
+            offsets, pairs = _differences(taps.moves)
+            self._even, self._odd = _parts(taps.matrices, pairs)
+            self._waves = [_waves(*axis) for axis in zip(taps.periods, offsets.T, strict=True)]
         # Entry by entry, |fl(G) - G| is at most gamma times S S^T, with S the sum of the absolute
         # taps, for either way: products of n + t terms, sums over d or twice over t, and waves
         # that are good to a few units. The squared Frobenius norm of S bounds the norm of that.
         # Entries that underflow are below 1e-290 of the largest tap, which is at least 1.
         sums = np.abs(taps.matrices).sum(axis=0)
         largest = float(np.square(sums).sum(axis=(-2, -1)).max())
-        terms = inner + 2 * count + 2 * len(offsets) + 64
+        terms = inner + 2 * count + 2 * differences + 64
         self.error = gamma(terms, np.complex128) * largest * 1.01 + 1e-290
-        self._waves = [
-            np.exp(2j * np.pi / period * (np.arange(period)[:, None] * offset % period))
-            for period, offset in zip(taps.periods, self.offsets.T, strict=True)
-        ]
 
     def differences(self, shift: float, frequencies: np.ndarray) -> np.ndarray:
         """`shift I - G(w)` for each of `[f, 2]`, `[f * groups, m, m]`."""
-        rows, columns = self._waves
-        waves = rows[frequencies[:, 0]] * columns[frequencies[:, 1]]
-        shape = (len(waves) * self.groups, self.size, self.size)
-        if self.pairs is None:
-            flat = self.taps.matrices.reshape(len(self.offsets), -1)
+        u, v = frequencies.T
+        shape = (len(frequencies) * self.groups, self.size, self.size)
+        if self._even is None:
+            rows, columns = self._tap_waves
+            waves = (rows[u][:, :, None] * columns[v][:, None]).reshape(len(frequencies), -1)
+            flat = self.taps.matrices.reshape(waves.shape[1], -1)
             transfer = (waves @ flat).reshape(*shape[:2], -1)
             found = transfer @ -transfer.conj().mT
         else:
+            rows, columns = self._waves
+            waves = rows[u] * columns[v]
             found = np.empty(shape, np.complex128)
-            found.real = (waves.real @ self.even).reshape(shape)
-            found.imag = (waves.imag @ self.odd).reshape(shape)
+            found.real = (waves.real @ self._even).reshape(shape)
+            found.imag = (waves.imag @ self._odd).reshape(shape)
         diagonal = np.arange(self.size)
         found.real[:, diagonal, diagonal] += shift
         return found
+
+    def along(self, vector: np.ndarray, group: int) -> np.ndarray:
+        """`vector^* G(w) vector` on half of the torus, without a budget."""
+        rows, columns = self._tap_waves
+        image = vector.conj() @ self.taps.matrices[:, group]
+        if image.shape[0] < image.shape[1]:
+            image = np.asarray(np.linalg.qr(image.T, mode="r")).T  # Fewer columns, same products.
+        image = image.reshape(rows.shape[1], columns.shape[1], -1)
+        image = np.tensordot(rows[: len(rows) // 2 + 1], image, axes=1)
+        image = columns @ image
+        return np.square(image.real).sum(axis=-1) + np.square(image.imag).sum(axis=-1)
 
 
 def largest_squared_norm_upper(taps: Taps) -> float:
     """A proved upper bound on the largest squared norm of a transfer matrix of the torus."""
     grams = Grams(taps)
-    size, groups = taps.sides()
+    size, groups = grams.size, grams.groups
     # In random order new largest values come early, where blocks are short.
     frequencies = np.random.default_rng(0).permutation(_frequencies(taps.periods))
     slack = _FIRST_SLACK
@@ -164,16 +175,24 @@ def _frequencies(periods: tuple[int, int]) -> np.ndarray:
     return np.stack([u[keep], v[keep]], axis=-1)
 
 
-def _differences(offsets: np.ndarray) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Differences d of offsets, one of d and -d and 0 first, and for each the pairs of taps."""
-    count = len(offsets)
+def _waves(period: int, moves: np.ndarray) -> np.ndarray:
+    """exp(i w move) for all frequencies of a circle, `[period, moves]`, good to a few units."""
+    return np.exp(2j * np.pi / period * (np.arange(period)[:, None] * moves % period))
+
+
+def _differences(
+    moves: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Differences d of taps, one of d and -d and 0 first, and for each the pairs of taps."""
+    offsets = np.stack(np.meshgrid(*moves, indexing="ij"), axis=-1).reshape(-1, 2)
     difference = (offsets[:, None] - offsets).reshape(-1, 2)
     codes = difference @ np.array([2 * int(offsets.max()) + 1, 1])
     half = np.flatnonzero(codes >= 0)
     order = half[np.argsort(codes[half], kind="stable")]
     starts = np.flatnonzero(np.diff(codes[order])) + 1
     members = np.split(order, starts)
-    return difference[[pair[0] for pair in members]], [divmod(pair, count) for pair in members]
+    found = [np.divmod(member, len(offsets)) for member in members]
+    return difference[[member[0] for member in members]], found
 
 
 def _parts(
@@ -193,11 +212,16 @@ def _parts(
 
 def _first_failure(differences: np.ndarray) -> int | None:
     """The first Hermitian matrix, overwritten, whose Cholesky factorisation does not complete."""
-    if differences.shape[-1] == 1:
+    size = differences.shape[-1]
+    if size == 1:
         failed = np.flatnonzero(~(differences[:, 0, 0].real >= 0.0))
         return int(failed[0]) if len(failed) else None
+    if size <= _BATCHED_SIZE:
+        with contextlib.suppress(np.linalg.LinAlgError):
+            if np.all(np.isfinite(np.linalg.cholesky(differences))):
+                return None
     for index, difference in enumerate(differences):
-        # One by one costs no more than in a batch, and says which. The transpose is the conjugate.
+        # Larger ones are as fast one by one, which says where. The transpose is the conjugate.
         factor, info = scipy.linalg.lapack.zpotrf(difference.T, lower=1, clean=0, overwrite_a=1)
         # Whatever is not a number reaches the last entry of the diagonal.
         if info != 0 or not math.isfinite(factor[-1, -1].real):
@@ -211,19 +235,13 @@ def _search(grams: Grams, frequency: np.ndarray, group: int) -> float:
     From one frequency, by turns: the best vector of a frequency, and the best frequency of a
     vector, whose squared image is a trigonometric polynomial over the whole torus.
     """
-    taps, largest = grams.taps, 0.0
-    height, width = taps.periods
-    rows, columns = taps.offsets.T
-    places = (rows[:, None] - rows) % height * width + (columns[:, None] - columns) % width
+    largest = 0.0
     for _ in range(_TURNS):
         value, vector = _largest_eigenvector(-grams.differences(0.0, frequency[None])[group])
         if value <= largest:
             break
         largest = value
-        image = vector.conj() @ taps.matrices[:, group]
-        coefficients = np.zeros(height * width, np.complex128)
-        np.add.at(coefficients, places, image @ image.conj().T)
-        values = np.fft.ifft2(coefficients.reshape(height, width), norm="forward").real
+        values = grams.along(vector, group)
         best = np.unravel_index(np.argmax(values), values.shape)
         if values[best] <= largest * (1.0 + _FIRST_SLACK):
             break
