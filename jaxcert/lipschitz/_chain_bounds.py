@@ -9,7 +9,7 @@ from jaxcert.lipschitz import _multipliers
 from jaxcert.lipschitz._activations import SlopeRange
 from jaxcert.lipschitz._averaged import averaged_upper, matrix_norm
 from jaxcert.lipschitz._chain import Chain, factorise
-from jaxcert.lipschitz._interior_point import best_multipliers
+from jaxcert.lipschitz._interior_point import TOLERANCE, best_multipliers
 from jaxcert.lipschitz._rounding import gamma, up
 from jaxcert.lipschitz._verified import singular_value_upper
 
@@ -18,7 +18,11 @@ _RETREATS = (1.0, 1.0 - 1e-9, 1.0 - 1e-6, 1.0 - 1e-3, 0.9)
 _SMALL_RETREATS = (1.0, 1.0 - 1e-10, 1.0 - 1e-9, 1.0 - 1e-8, 1.0 - 1e-7, 1.0 - 1e-6)
 # Methods whose program is solved, and the number of hidden neurons up to which it is.
 _OPTIMAL = ("lipsdp", "lipsdp_layer")
-_MOST_NEURONS = 1000
+_MOST_NEURONS = 2000
+# Number of rows times the cube of the neurons, up to which each row has a program of its own.
+_MOST_WORK_FOR_ROWS = 4e8
+# Multipliers that many rows share are better not taken to the very boundary that suits the worst.
+_TOLERANCE_FOR_ROWS = 0.3
 
 
 def matrices_upper(
@@ -113,18 +117,31 @@ def _bounds(
         return averaged_upper([*hidden, last], slopes, norms_of)
     if slopes.half_width == 0.0:
         raise ValueError(f"activation must have more than one slope for {method!r}, got {slopes}")
-    chain = _verified_chain(weights, slopes, method, steps)
     if rows is None:
-        return np.asarray([chain.matrix_upper(weights[-1])])
+        return np.asarray([_verified_chain(weights, slopes, method, steps).matrix_upper(last)])
+    neurons = sum(len(weight) for weight in hidden)
+    if method in _OPTIMAL and len(rows) * neurons**3 <= _MOST_WORK_FOR_ROWS:
+        # A program for each row.
+        bounds = np.zeros(len(rows))
+        for index, row in enumerate(rows):
+            if np.any(row):
+                chain = _verified_chain([*hidden, row[None]], slopes, method, steps)
+                bounds[index] = chain.rows_upper(row[None])[0]
+        return bounds
+    chain = _verified_chain(weights, slopes, method, steps, tolerance=_TOLERANCE_FOR_ROWS)
     return chain.rows_upper(rows)
 
 
 def _verified_chain(
-    weights: list[np.ndarray], slopes: SlopeRange, method: str, steps: int
+    weights: list[np.ndarray],
+    slopes: SlopeRange,
+    method: str,
+    steps: int,
+    tolerance: float = TOLERANCE,
 ) -> Chain:
     """The chain with the multipliers of a method, drawn inwards until it is factorised."""
     if method in _OPTIMAL and sum(len(weight) for weight in weights[:-1]) <= _MOST_NEURONS:
-        found = _optimal_chain(weights, slopes, by_layer=method == "lipsdp_layer")
+        found = _optimal_chain(weights, slopes, method == "lipsdp_layer", tolerance)
         if found is not None:
             return found
     scales, levels = _multipliers.propose(weights, slopes, method=method, steps=steps)
@@ -140,10 +157,10 @@ def _verified_chain(
 
 
 def _optimal_chain(
-    weights: list[np.ndarray], slopes: SlopeRange, *, by_layer: bool
+    weights: list[np.ndarray], slopes: SlopeRange, by_layer: bool, tolerance: float
 ) -> Chain | None:
     """The chain at the optimum of the semidefinite program; None where rounding hides it."""
-    best = best_multipliers(weights, slopes, by_layer=by_layer)
+    best = best_multipliers(weights, slopes, by_layer=by_layer, tolerance=tolerance)
     if best is None:
         return None
     for retreat in _SMALL_RETREATS:

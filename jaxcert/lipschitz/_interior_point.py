@@ -35,9 +35,9 @@ from jaxcert.lipschitz._activations import SlopeRange
 from jaxcert.lipschitz._multipliers import next_factor, solve_right
 from jaxcert.lipschitz._threads import one_blas_thread
 
-# The path ends where rho is proved to be this close to its least value, as a part of itself.
-_TOLERANCE = 1e-8
-# What is found is of use if it came this close.
+# The path ends where rho is this close to its least value, as a part of itself.
+TOLERANCE = 1e-8
+# Where rounding ends the path before, it is of use if it came this close.
 _ENOUGH = 1e-3
 _MOST_STEPS = 200
 # A step of Newton's method is whole if its norm, in the metric of the barrier, is below 1.
@@ -205,7 +205,11 @@ class Inequality:
 
 
 def best_multipliers(
-    weights: Sequence[np.ndarray], slopes: SlopeRange, *, by_layer: bool
+    weights: Sequence[np.ndarray],
+    slopes: SlopeRange,
+    *,
+    by_layer: bool,
+    tolerance: float = TOLERANCE,
 ) -> list[np.ndarray] | None:
     """Multipliers `[d_i]` of each hidden layer at the optimum; None where rounding hides the path.
 
@@ -215,6 +219,7 @@ def best_multipliers(
       weights: float64 `W_1, ..., W_N`, two or more, of norms near 1 and without idle neurons.
       slopes: of the activation, with more than one slope.
       by_layer: whether all neurons of a layer have the same multiplier.
+      tolerance: how close rho comes to its least value, as a part of itself.
     """
     inequality = Inequality(weights, slopes, by_layer=by_layer)
     threads = one_blas_thread() if inequality.size <= _ONE_THREAD else contextlib.nullcontext()
@@ -225,7 +230,7 @@ def best_multipliers(
         except np.linalg.LinAlgError:
             return None
         iterate = inequality.iterate(inequality.point(_ROOM * bound * bound, multipliers))
-        return None if iterate is None else _follow_path(inequality, iterate)
+        return None if iterate is None else _follow_path(inequality, iterate, tolerance)
 
 
 def _start(
@@ -250,7 +255,9 @@ def _square_of_norm(matrix: np.ndarray) -> float:
     return float(np.linalg.norm(matrix, 2)) ** 2
 
 
-def _follow_path(inequality: Inequality, iterate: Iterate) -> list[np.ndarray] | None:
+def _follow_path(
+    inequality: Inequality, iterate: Iterate, tolerance: float
+) -> list[np.ndarray] | None:
     """The multipliers at the end of the central path, from any iterate."""
     mu, shortening, length = 0.0, 0, 1.0
     found: Iterate | None
@@ -268,7 +275,7 @@ def _follow_path(inequality: Inequality, iterate: Iterate) -> list[np.ndarray] |
         slope = centring[0] / mu + float(derivatives.gradient @ centring)
         if slope <= -(_NEAR**2):
             found, length = _damped(inequality, iterate, centring, slope, mu, length)
-        elif mu * inequality.parameter < _TOLERANCE * iterate.point[0]:
+        elif mu * inequality.parameter < tolerance * iterate.point[0]:
             break
         else:
             found, shortening = _along_path(
@@ -278,7 +285,7 @@ def _follow_path(inequality: Inequality, iterate: Iterate) -> list[np.ndarray] |
         if found is None:
             break
         iterate = found
-    is_near = 0.0 < mu * inequality.parameter < _ENOUGH * iterate.point[0]
+    is_near = 0.0 < mu * inequality.parameter < max(tolerance, _ENOUGH) * iterate.point[0]
     return inequality.multipliers(iterate.point) if is_near else None
 
 

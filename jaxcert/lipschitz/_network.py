@@ -41,7 +41,7 @@ def network_lipschitz_upper(
     - "eclipse_fast": one multiplier a layer, in closed form; N factorisations.
     - "eclipse": multipliers a neuron, chosen layer by layer, each for the next layer.
     - "lipsdp_layer", "lipsdp": one multiplier a layer, or a neuron, all chosen together: the value
-      of the semidefinite programs LipSDP-Layer and LipSDP-Neuron. Up to 1,000 hidden neurons, an
+      of the semidefinite programs LipSDP-Layer and LipSDP-Neuron. Up to 2,000 hidden neurons, an
       interior-point method finds it to 1e-8 or so; beyond, gradient descent on the bound comes
       closer to it with every step, each of which is a bound.
 
@@ -125,7 +125,8 @@ def pairwise_lipschitz_upper(
     Args:
       network: as in `network_lipschitz_upper`; its last layer must be a matrix.
       method: as in `network_lipschitz_upper`. The multipliers are chosen once for the network, and
-        bound each pair by themselves.
+        bound each pair by themselves; "lipsdp" and "lipsdp_layer" solve a program for each pair
+        where their number times the cube of that of hidden neurons is at most 4e8.
       activation: as in `network_lipschitz_upper`, like all that follow.
       input_shape: shape of one input.
       steps: as in `network_lipschitz_upper`.

@@ -209,3 +209,24 @@ def test_scales_beyond_all_reason_end_in_a_bound():
     for small, most in ((1e-30, 1.0 + 1e-6), (1e-170, np.inf)):
         weights = [np.diag([1.0, small]), np.array([[1.0, 1e-9 / small]])]
         assert 1.0 <= upper(weights) <= most
+
+
+def test_each_pair_has_the_value_of_its_own_program(monkeypatch):
+    weights = random_network(10, (3, 4, 4, 3))
+    pairs = lipschitz.pairwise_lipschitz_upper(weights)
+    joint = upper(weights)
+    for i, j in itertools.combinations(range(3), 2):
+        single = [*weights[:-1], weights[-1][[i]] - weights[-1][[j]]]
+        assert exact_over_patterns(single) <= pairs[i, j]
+        assert pairs[i, j] == pytest.approx(upper(single), rel=1e-7)
+        assert pairs[i, j] < np.sqrt(2.0) * joint
+    # One choice of multipliers for all of them is above, and still a bound.
+    monkeypatch.setattr(_chain_bounds, "_MOST_WORK_FOR_ROWS", 0.0)
+    shared = lipschitz.pairwise_lipschitz_upper(weights)
+    assert np.all(pairs <= shared * (1.0 + 1e-7))
+    assert np.any(pairs < 0.99 * shared)
+    assert np.all(shared <= 1.2 * pairs.max())
+    # Equal outputs do not differ.
+    equal = [*weights[:-1], weights[-1][[0, 0, 1]]]
+    monkeypatch.undo()
+    assert lipschitz.pairwise_lipschitz_upper(equal)[0, 1] == 0.0
