@@ -50,7 +50,7 @@ def eigenvalue_upper(gram: np.ndarray) -> float:
     trace = float(np.trace(gram).real)
     if size == 1 or trace == 0.0:
         return up(trace, terms=size)
-    proposal = _largest_eigenvalue(gram)
+    proposal = largest_eigenvalue_estimate(gram)
     for slack in _SLACKS:
         shift = proposal * (1.0 + slack)
         if shift >= trace:
@@ -78,7 +78,7 @@ def _is_below(gram: np.ndarray, shift: float) -> bool:
     return bool(np.all(np.isfinite(factor)))
 
 
-def _largest_eigenvalue(gram: np.ndarray) -> float:
+def largest_eigenvalue_estimate(gram: np.ndarray) -> float:
     """An estimate of the largest eigenvalue; nothing depends on how good it is but the slack."""
     size = gram.shape[0]
     if size > _DENSE_SIZE:

@@ -88,29 +88,35 @@ def orthogonal_kernel(channels):
     return kernel
 
 
-def test_equal_norms_at_all_frequencies_cost_few_searches(monkeypatch):
-    searches = []
-    honest = _frequencies._search
+def test_equal_norms_at_all_frequencies_cost_few_eigenvalues(monkeypatch):
+    estimates = []
+    honest = _frequencies.largest_eigenvalue_estimate
     monkeypatch.setattr(
-        _frequencies, "_search", lambda *given: searches.append(given) or honest(*given)
+        _frequencies,
+        "largest_eigenvalue_estimate",
+        lambda *given: estimates.append(given) or honest(*given),
     )
     for kernel in (orthogonal_kernel(12), np.eye(6)[None, None], np.ones((1, 1, 3, 5))):
-        searches.clear()
+        estimates.clear()
         exact = torus_norm(kernel, 16)
         assert exact * (1 - 1e-15) <= circular_bound(kernel, 16) <= exact * (1 + 1e-7)
-        assert len(searches) <= 2
+        assert len(estimates) <= 2
 
 
-def test_search_is_not_trusted(monkeypatch):
+def test_estimated_eigenvalues_are_not_trusted(monkeypatch):
     rng = np.random.default_rng(3)
     kernel = rng.standard_normal((3, 3, 10, 10))
     exact = torus_norm(kernel, 9)
-    honest = _frequencies._search
+    honest = _frequencies.largest_eigenvalue_estimate
     for factor in (0.99, 1 - 1e-12):
-        monkeypatch.setattr(_frequencies, "_search", lambda *given, f=factor: f * honest(*given))
+        monkeypatch.setattr(
+            _frequencies, "largest_eigenvalue_estimate", lambda *given, f=factor: f * honest(*given)
+        )
         assert circular_bound(kernel, 9) >= exact
     # Without the factorisation the same value would be returned, and is below the norm.
-    monkeypatch.setattr(_frequencies, "_search", lambda *given: 0.9 * honest(*given))
+    monkeypatch.setattr(
+        _frequencies, "largest_eigenvalue_estimate", lambda *given: 0.9 * honest(*given)
+    )
     monkeypatch.setattr(_frequencies, "_first_failure", lambda matrices: None)
     assert circular_bound(kernel, 9) < 0.99 * exact
 
@@ -154,7 +160,7 @@ def test_matrices_of_both_ways_lie_within_their_budget(size, correlates):
     kernel = rng.standard_normal((5, 5, 6, 4))
     grams = _frequencies.Grams(taps_of(kernel, size))
     assert (grams._even is not None) == correlates
-    frequencies = _frequencies._frequencies((size, size))
+    frequencies = _frequencies._frequencies(size, size)
     found = grams.differences(50.0, frequencies)
     # The same in a longer format, written out.
     turns = (
@@ -171,7 +177,7 @@ def test_matrices_of_both_ways_lie_within_their_budget(size, correlates):
 
 def test_one_of_each_conjugate_pair_of_frequencies_is_enough():
     for height, width in ((1, 1), (1, 6), (4, 5), (5, 4), (6, 6), (7, 7), (2, 1)):
-        chosen = {tuple(pair) for pair in _frequencies._frequencies((height, width)).tolist()}
+        chosen = {tuple(pair) for pair in _frequencies._frequencies(height, width).tolist()}
         opposite = {(-u % height, -v % width) for u, v in chosen}
         assert chosen | opposite == {(u, v) for u in range(height) for v in range(width)}
         own = [(u, v) for u, v in chosen if (-u % height, -v % width) == (u, v)]
