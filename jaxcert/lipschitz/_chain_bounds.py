@@ -11,12 +11,13 @@ from jaxcert.lipschitz._averaged import averaged_upper, matrix_norm
 from jaxcert.lipschitz._chain import Chain, factorise
 from jaxcert.lipschitz._interior_point import TOLERANCE, best_multipliers
 from jaxcert.lipschitz._rounding import gamma, up
+from jaxcert.lipschitz._sweeps import swept_multipliers
 from jaxcert.lipschitz._verified import singular_value_upper
 
 # How far the multipliers are drawn into their domain when the factorisation refuses them.
 _RETREATS = (1.0, 1.0 - 1e-9, 1.0 - 1e-6, 1.0 - 1e-3, 0.9)
 _SMALL_RETREATS = (1.0, 1.0 - 1e-10, 1.0 - 1e-9, 1.0 - 1e-8, 1.0 - 1e-7, 1.0 - 1e-6)
-# Methods whose program is solved, and the number of hidden neurons up to which it is.
+# Methods whose program is solved, and the number of hidden neurons that are solved for together.
 _OPTIMAL = ("lipsdp", "lipsdp_layer")
 _MOST_NEURONS = 2000
 # Number of rows times the cube of the neurons, up to which each row has a program of its own.
@@ -140,7 +141,7 @@ def _verified_chain(
     tolerance: float = TOLERANCE,
 ) -> Chain:
     """The chain with the multipliers of a method, drawn inwards until it is factorised."""
-    if method in _OPTIMAL and sum(len(weight) for weight in weights[:-1]) <= _MOST_NEURONS:
+    if method in _OPTIMAL:
         found = _optimal_chain(weights, slopes, method == "lipsdp_layer", tolerance)
         if found is not None:
             return found
@@ -159,8 +160,11 @@ def _verified_chain(
 def _optimal_chain(
     weights: list[np.ndarray], slopes: SlopeRange, by_layer: bool, tolerance: float
 ) -> Chain | None:
-    """The chain at the optimum of the semidefinite program; None where rounding hides it."""
-    best = best_multipliers(weights, slopes, by_layer=by_layer, tolerance=tolerance)
+    """The chain at or near the optimum of the program; None where a descent must look for it."""
+    if sum(len(weight) for weight in weights[:-1]) <= _MOST_NEURONS:
+        best = best_multipliers(weights, slopes, by_layer=by_layer, tolerance=tolerance)
+    else:
+        best = swept_multipliers(weights, slopes, by_layer=by_layer, most_neurons=_MOST_NEURONS)
     if best is None:
         return None
     for retreat in _SMALL_RETREATS:

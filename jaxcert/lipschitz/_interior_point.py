@@ -221,19 +221,28 @@ def best_multipliers(
       by_layer: whether all neurons of a layer have the same multiplier.
       tolerance: how close rho comes to its least value, as a part of itself.
     """
+    found = solve(weights, slopes, by_layer=by_layer, tolerance=tolerance)
+    return None if found is None else found[1]
+
+
+def solve(
+    weights: Sequence[np.ndarray], slopes: SlopeRange, *, by_layer: bool, tolerance: float
+) -> tuple[float, list[np.ndarray]] | None:
+    """The rho and the multipliers of `best_multipliers`, which satisfy the inequality strictly."""
     inequality = Inequality(weights, slopes, by_layer=by_layer)
     threads = one_blas_thread() if inequality.size <= _ONE_THREAD else contextlib.nullcontext()
     # What overflows is not positive definite.
     with threads, np.errstate(all="ignore"):
         try:
-            multipliers, bound = _start(weights, slopes, by_layer)
+            multipliers, bound = start(weights, slopes, by_layer)
         except np.linalg.LinAlgError:
             return None
         iterate = inequality.iterate(inequality.point(_ROOM * bound * bound, multipliers))
-        return None if iterate is None else _follow_path(inequality, iterate, tolerance)
+        point = None if iterate is None else _follow_path(inequality, iterate, tolerance)
+    return None if point is None else (float(point[0]), inequality.multipliers(point))
 
 
-def _start(
+def start(
     weights: Sequence[np.ndarray], slopes: SlopeRange, by_layer: bool
 ) -> tuple[list[np.ndarray], float]:
     """Multipliers well inside the inequality, and what they bound.
@@ -255,10 +264,8 @@ def _square_of_norm(matrix: np.ndarray) -> float:
     return float(np.linalg.norm(matrix, 2)) ** 2
 
 
-def _follow_path(
-    inequality: Inequality, iterate: Iterate, tolerance: float
-) -> list[np.ndarray] | None:
-    """The multipliers at the end of the central path, from any iterate."""
+def _follow_path(inequality: Inequality, iterate: Iterate, tolerance: float) -> np.ndarray | None:
+    """The point y at the end of the central path, from any iterate."""
     mu, shortening, length = 0.0, 0, 1.0
     found: Iterate | None
     for _ in range(_MOST_STEPS):
@@ -286,7 +293,7 @@ def _follow_path(
             break
         iterate = found
     is_near = 0.0 < mu * inequality.parameter < max(tolerance, _ENOUGH) * iterate.point[0]
-    return inequality.multipliers(iterate.point) if is_near else None
+    return iterate.point if is_near else None
 
 
 def _directions(derivatives: Derivatives) -> tuple[np.ndarray, np.ndarray] | None:

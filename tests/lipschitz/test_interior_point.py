@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcert import lipschitz
-from jaxcert.lipschitz import _chain_bounds, _interior_point
+from jaxcert.lipschitz import _chain_bounds, _interior_point, _sweeps
 
 DIMS = (3, 6, 5, 2)
 SLOPES = ("relu", "gelu", "abs", lipschitz.SlopeRange(0.2, 1.0), lipschitz.SlopeRange(-1.0, -0.5))
@@ -230,3 +230,34 @@ def test_each_pair_has_the_value_of_its_own_program(monkeypatch):
     equal = [*weights[:-1], weights[-1][[0, 0, 1]]]
     monkeypatch.undo()
     assert lipschitz.pairwise_lipschitz_upper(equal)[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+def test_sweeps_over_layers_come_near_the_optimum(activation, monkeypatch):
+    weights = random_network(11, (4, 8, 8, 8, 8, 8, 8, 3))
+    value = upper(weights, activation=activation)
+    closed = upper(weights, "eclipse_fast", activation=activation)
+
+    def refuse(*_, **__):
+        raise AssertionError("the sweeps came to no end")
+
+    monkeypatch.setattr(_chain_bounds._multipliers, "propose", refuse)
+    monkeypatch.setattr(_chain_bounds, "_MOST_NEURONS", 24)
+    found = upper(weights, activation=activation)
+    assert value * (1.0 - 1e-7) <= found <= 1.05 * value < closed
+
+
+def test_windows_cover_all_layers_and_overlap():
+    assert _sweeps.windows([5, 5, 5, 5, 5], 10) == [
+        slice(0, 2), slice(1, 3), slice(2, 4), slice(3, 5)
+    ]  # fmt: skip
+    assert _sweeps.windows([2, 9, 2, 2, 2, 2], 10) == [
+        slice(0, 1), slice(1, 2), slice(2, 6)
+    ]  # fmt: skip
+
+
+def test_wide_layers_are_left_to_the_descent(monkeypatch):
+    weights = random_network(9, (3, 4, 4, 2))
+    value = upper(weights)
+    monkeypatch.setattr(_chain_bounds, "_MOST_NEURONS", 7)
+    assert value <= upper(weights) <= 1.01 * value
