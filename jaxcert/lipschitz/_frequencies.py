@@ -89,16 +89,16 @@ class Grams:
     def __init__(self, taps: Taps) -> None:
         self.taps = taps
         count, self.groups, self.size, inner = taps.matrices.shape
-        distinct = [len(np.unique(moves[:, None] - moves)) for moves in taps.moves]
+        moves = (tuple(taps.moves[0].tolist()), tuple(taps.moves[1].tolist()))
+        distinct = [len({a - b for a in axis for b in axis}) for axis in moves]
         differences, frequencies = math.prod(distinct) // 2 + 1, math.prod(taps.periods) // 2 + 1
         # Operations over m^2. Long kernels on small images have many differences for their
         # frequencies, and transforms of the taps are cheaper.
         correlating = count**2 * inner + frequencies * 4 * differences
         transforming = frequencies * 8 * inner * (count / self.size + 1.0)
         self._even = self._odd = None
-        moves = taps.moves
         if correlating <= transforming:
-            moves, pairs = _differences(*(tuple(axis.tolist()) for axis in moves))
+            moves, pairs = _differences(*moves)
             self._even, self._odd = _parts(taps.matrices, pairs)
         self._waves = [_waves(*axis) for axis in zip(taps.periods, moves, strict=True)]
         # Entry by entry, |fl(G) - G| is at most gamma times S S^T, with S the sum of the absolute
@@ -165,15 +165,17 @@ def _frequencies(height: int, width: int) -> np.ndarray:
     return np.stack([u[keep], v[keep]], axis=-1)[np.concatenate([[0], order])]
 
 
-def _waves(period: int, moves: np.ndarray) -> np.ndarray:
+@functools.lru_cache(maxsize=64)
+def _waves(period: int, moves: tuple[int, ...]) -> np.ndarray:
     """exp(i w move) for all frequencies of a circle, `[period, moves]`, good to a few units."""
-    return np.exp(2j * np.pi / period * (np.arange(period)[:, None] * moves % period))
+    steps = np.arange(period)[:, None] * np.array(moves) % period
+    return np.exp(2j * np.pi / period * steps)
 
 
 @functools.lru_cache(maxsize=64)
 def _differences(
     rows: tuple[int, ...], columns: tuple[int, ...]
-) -> tuple[tuple[np.ndarray, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], list[tuple[np.ndarray, np.ndarray]]]:
     """Differences d of taps, one of d and -d and 0 first, and for each the pairs of taps."""
     offsets = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
     difference = (offsets[:, None] - offsets).reshape(-1, 2)
@@ -184,7 +186,7 @@ def _differences(
     members = np.split(order, starts)
     found = [np.divmod(member, len(offsets)) for member in members]
     firsts = difference[[member[0] for member in members]]
-    return (firsts[:, 0], firsts[:, 1]), found
+    return (tuple(firsts[:, 0].tolist()), tuple(firsts[:, 1].tolist())), found
 
 
 def _parts(
