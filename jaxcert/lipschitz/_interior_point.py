@@ -125,7 +125,7 @@ class Inequality:
 
     def iterate(self, point: np.ndarray) -> Iterate | None:
         """Eliminate block by block; None where S(y) or what must be positive is not."""
-        if point[0] <= 0.0 or not (self._keeps_signs or np.all(point[1:] > 0.0)):
+        if not np.all(point > 0.0):
             return None
         neurons = np.repeat(point[1:], self._shared)
         product = self._slopes.low * self._slopes.high
