@@ -24,6 +24,7 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -281,12 +282,14 @@ def error(certified: np.ndarray) -> float:
 def markdown(result: dict[str, Any]) -> str:
     """The table of a result."""
     lines = ["# Verified error at l-infinity 0.1", "", f"    {result['command']}", ""]
-    finer = ", and in float64 where that left an image open" if result["float64"] else ""
-    lines += [f"Share of all test images that are not certified, in float32{finer}, with every"]
-    lines += ["rounding bounded. IBP, CROWN and the best mix cut the ball to [0, 1]; Fast-Lin, as"]
-    lines += ["published but for interval bounds where these are better, does not. PGD's error is"]
-    lines += ["the share that an attack misclassified: no exact error is below it, and no verified"]
-    lines += ["error may be.", ""]
+    finer = " and, where that leaves an image open, in float64" if result["float64"] else ""
+    about = (
+        f"Share of all test images that are not certified, in float32{finer}, with every rounding "
+        "bounded. IBP, CROWN and the best mix cut the ball to [0, 1]; Fast-Lin, as published but "
+        "for interval bounds where these are better, does not. PGD's error is the share that an "
+        "attack misclassified: no exact error is below it, and no verified error may be."
+    )
+    lines += [*textwrap.wrap(about, 80), ""]
     lines.append(
         "| network | images | clean | PGD | best mix | CROWN | Fast-Lin | IBP "
         "| exact, published | certified, published |"
