@@ -49,7 +49,12 @@ def pairs_upper(
         return result
     weights, scale = normalised(weights)
     rows = weights[-1][first] - weights[-1][second]
-    bounds = _bounds(weights, slopes, method, steps, rows=rows) * (scale * (1.0 + gamma(8)))
+    bounds = _bounds(weights, slopes, method, steps, rows=rows)
+    # The differences are rounded, which the layers before may magnify by no more than this.
+    magnified = math.prod(singular_value_upper(weight) for weight in weights[:-1])
+    magnified *= slopes.lipschitz ** (len(weights) - 1) * (1.0 + gamma(2 * len(weights)))
+    bounds = bounds + gamma(1) * np.linalg.norm(rows, axis=1) * magnified
+    bounds = bounds * (scale * (1.0 + gamma(8)))
     result[first, second] = result[second, first] = bounds
     return result
 
