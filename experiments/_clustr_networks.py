@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from experiments import _kept_networks
 from jaxcert import data, lipschitz, models, prototypes, smoothing, training
 
 NETWORKS = (
@@ -186,14 +186,9 @@ def trained(preset: Preset, name: str, *, folder: Path) -> tuple[Any, dict[str, 
         "epochs": recipe.epochs, "learning_rate": recipe.learning_rate, "start": recipe.start,
         "loss": describe(recipe.loss),
     }  # fmt: skip
-    setting = json.loads(json.dumps(setting))
     path = folder / f"{preset.dataset}_{name}"
-    about = path.with_suffix(".json")
-    if path.exists() and about.exists():
-        known = json.loads(about.read_text(encoding="utf-8"))
-        if known["setting"] == setting:
-            return models.restore(path), known
-        raise ValueError(f"{path} holds a network of {known['setting']}; give another folder")
+    if found := _kept_networks.restored(path, setting):
+        return found
     dataset = data.load(preset.dataset, "train", num_images=preset.num_train)
     module = build(preset, recipe, dataset)
     before = 0.0
@@ -229,9 +224,7 @@ def trained(preset: Preset, name: str, *, folder: Path) -> tuple[Any, dict[str, 
         "first_epoch": result.history[0],
         "last_epoch": result.history[-1],
     }
-    models.save(path, module, overwrite=True)
-    about.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    return module, known
+    return _kept_networks.keep(path, module, known)
 
 
 def frozen(module: models.LipschitzMLP) -> jax.tree_util.Partial:

@@ -2,9 +2,9 @@
 
     JAXCERT_DATA_DIR=... python -m experiments.lipschitz_networks --preset paper --output runs/nets
 
-trains multi-layer perceptrons on MNIST (preset `convolutional`: convolutional networks on CIFAR-10)
-whose layers differ in nothing but their family, certifies test images by their margins, attacks
-them by PGD, and checks what must hold: sampled Jacobians have norm at most 1, no attack within a
+trains multi-layer perceptrons on MNIST and convolutional networks on CIFAR-10 whose layers differ
+in nothing but their family, certifies test images by their margins, attacks them by PGD, and checks
+what must hold: sampled Jacobians have norm at most 1, no attack within a
 certified radius succeeds, and certified radii stay below the distances that DeepFool finds. A
 network that `--output` holds is not trained again.
 
@@ -21,7 +21,6 @@ import functools
 import json
 import math
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,14 +31,14 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import _kept_networks
+from experiments._kept_networks import percent, radius_name
 from jaxcert import attacks, data, models, report, training
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 DENSE = (
     "aol", "sll", "cpl", "cayley", "sandwich", "soc", "bro", "liresnet", "gershgorin", "ldlt",
 )  # fmt: skip
-CONVOLUTIONAL = ("aol", "sll", "cpl")
+CONVOLUTIONAL = DENSE[:8]
 # What attacks and sampling say of a network; a row may lack them.
 ATTACKED = (
     "under_attack", "attacks_within_certified_radius", "attacks_within_three_times_that",
@@ -98,9 +97,7 @@ PRESETS = {
     ),
     "paper": (
         Run("mlp", "mnist", DENSE, 20_000, 300, 4, (0.5, 1.0, 1.58), _MLP, 2.0),
-    ),
-    "convolutional": (
-        Run("cnn", "cifar10_jpeg", CONVOLUTIONAL, 2_500, 300, 4,
+        Run("cnn", "cifar10_jpeg", CONVOLUTIONAL, 20_000, 300, 6,
             (36 / 255, 72 / 255, 108 / 255), _CNN, 0.75),
     ),
 }  # fmt: skip
@@ -126,18 +123,18 @@ def network_name(run: Run, family: str) -> str:
     return f"{run.architecture}_{run.dataset}_{family}"
 
 
+def is_flipped(run: Run) -> bool:
+    """Whether training images are mirrored at random: photographs may be, digits may not."""
+    return run.dataset.startswith("cifar10")
+
+
 def trained(run: Run, family: str, *, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The trained network, from the folder if it is there, and how it was trained."""
     setting = {**dataclasses.asdict(run), "family": family}
     del setting["families"], setting["num_test"], setting["radii"]
-    setting = json.loads(json.dumps(setting))
     path = folder / network_name(run, family)
-    about = path.with_suffix(".json")
-    if path.exists() and about.exists():
-        known = json.loads(about.read_text(encoding="utf-8"))
-        if known["setting"] == setting:
-            return models.restore(path), known
-        raise ValueError(f"{path} holds a network of {known['setting']}; give another folder")
+    if found := _kept_networks.restored(path, setting):
+        return found
     dataset = data.load(run.dataset, "train", num_images=run.num_train)
     module = build(run, family, dataset)
     began = time.perf_counter()
@@ -152,6 +149,7 @@ def trained(run: Run, family: str, *, folder: Path) -> tuple[Any, dict[str, Any]
         loss=functools.partial(
             training.offset_loss, offset=run.offset, temperature=run.temperature
         ),
+        augment=training.flip_randomly if is_flipped(run) else None,
         progress=False,
     )
     known = {
@@ -159,9 +157,7 @@ def trained(run: Run, family: str, *, folder: Path) -> tuple[Any, dict[str, Any]
         "seconds": time.perf_counter() - began,
         "last_epoch": result.history[-1],
     }
-    models.save(path, module, overwrite=True)
-    about.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    return module, known
+    return _kept_networks.keep(path, module, known)
 
 
 def certified(run: Run, family: str, module: Any, *, folder: Path) -> report.Log:
@@ -252,17 +248,9 @@ def evaluated(run: Run, family: str, *, folder: Path, attack: bool = True) -> di
     }
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def radius_name(run: Run, radius: float) -> str:
-    return f"{round(radius * 255)}/255" if run.dataset.startswith("cifar10") else f"{radius:g}"
-
-
 def format_table(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     """Accuracies of each family, and the checks."""
-    names = [radius_name(run, radius) for radius in run.radii]
+    names = [radius_name(run.dataset, radius) for radius in run.radii]
     size = ", ".join(f"{name} {value}" for name, value in run.size)
     head = [
         "family", "parameters", "clean", *(f"certified {n}" for n in names), "ACR",
@@ -272,7 +260,8 @@ def format_table(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"## {run.architecture.upper()} on {run.dataset}",
         "",
-        f"{size}; {run.num_train:,} training images, {run.num_epochs} epochs, no augmentation, one "
+        f"{size}; {run.num_train:,} training images, {run.num_epochs} epochs, "
+        f"{'mirrored at random' if is_flipped(run) else 'no augmentation'}, one "
         f"seed; {run.num_test} test images; l2 radii in pixel units; accuracies in percent, with a "
         f"standard error of at most {50 / math.sqrt(run.num_test):.1f}.",
         "",
@@ -314,7 +303,8 @@ def format_table(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
         f"PGD within the certified radius succeeded for {within} of {run.num_test * len(probed):,} "
         f"images, and for {triple} within three times that radius; {beyond} of "
         f"{min(run.num_test, 100) * len(probed):,} certified radii are beyond a boundary that "
-        "DeepFool found. Rows without these columns were not attacked.",
+        "DeepFool found."
+        + ("" if len(probed) == len(rows) else " Rows without these columns were not attacked."),
     ]
     return "\n".join(lines)
 
@@ -376,14 +366,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts.append(format_published())
     settings = [dataclasses.asdict(run) for run in runs]
     result = {"command": command, "settings": settings, "rows": rows}
-    text = json.dumps(result, indent=2) + "\n"
-    (options.output / "lipschitz_networks.json").write_text(text, encoding="utf-8")
     table = "\n\n".join(parts) + "\n"
-    (options.output / "lipschitz_networks.md").write_text(table, encoding="utf-8")
+    endings = ("json", "md") if options.publish else ()
+    _kept_networks.write(options.output, "lipschitz_networks", result, table, publish=endings)
     print(table)
-    if options.publish:
-        for ending in ("json", "md"):
-            shutil.copy(options.output / f"lipschitz_networks.{ending}", RESULTS)
     sound = all(
         row.get("attacks_within_certified_radius", 0) == 0
         and row.get("certified_beyond_deepfool", 0) == 0

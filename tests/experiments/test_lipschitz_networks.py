@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import lipschitz_networks
+from experiments import _kept_networks, lipschitz_networks
 from jaxcert import cli
 
 
@@ -25,7 +25,7 @@ def test_smoke_preset_fills_its_folder(tmp_path):
 
 
 def test_committed_table_is_that_of_the_committed_numbers():
-    path = lipschitz_networks.RESULTS / "lipschitz_networks"
+    path = _kept_networks.RESULTS / "lipschitz_networks"
     result = json.loads(path.with_suffix(".json").read_text())
     table = path.with_suffix(".md").read_text()
     assert result["command"] in table
