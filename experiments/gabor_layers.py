@@ -2,10 +2,10 @@
 
     JAXCERT_DATA_DIR=... python -m experiments.gabor_layers --preset paper --output runs/gabor
 
-trains a small LeNet with ordinary convolutions, with Gabor layers, and with Gabor layers and their
-regulariser, on part of each data set (preset `residual`: a small residual network on CIFAR-10
-likewise); attacks them by PGD in l-infinity balls; bounds the first layer and the whole network;
-and draws the closed-form bound of Gabor filters against their true norm. A network that `--output`
+trains a small LeNet with ordinary convolutions, with Gabor layers, and with Gabor layers and two
+weights of their regulariser, on part of each data set, and a small residual network on CIFAR-10
+likewise; attacks them by PGD in l-infinity balls; bounds the first layer and the whole network; and
+draws the closed-form bound of Gabor filters against their true norm. A network that `--output`
 holds is not trained again.
 
 Reference: Pérez, Alfarra, Jeanneret, Bibi, Thabet, Ghanem, Arbeláez, "Gabor Layers Enhance Network
@@ -20,7 +20,6 @@ import functools
 import json
 import math
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,10 +30,12 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import _kept_networks
+from experiments._kept_networks import percent, radius_name
 from jaxcert import attacks, data, lipschitz, models, training
 
-RESULTS = Path(__file__).resolve().parent / "results"
-NETWORKS = ("ordinary", "gabor", "gabor, regularised")
+# Each network with the weight of its regulariser; None has ordinary convolutions.
+NETWORKS = {"ordinary": None, "gabor": 0.0, "gabor, weight 0.1": 0.1, "gabor, weight 1": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Run:
       num_epochs: passes over them.
       radii: of the l-infinity balls that are attacked, in pixel units.
       seeds: of weights, order and attack.
-      weight: of the regulariser.
     """
 
     architecture: str
@@ -59,17 +59,16 @@ class Run:
     num_epochs: int
     radii: tuple[float, ...]
     seeds: tuple[int, ...] = (0,)
-    weight: float = 0.1
 
 
 PRESETS = {
     "smoke": (Run("lenet", "digits", 256, 32, 1, (0.05,)),),
     "paper": (
-        Run("lenet", "mnist", 4_000, 300, 5, (0.05, 0.1, 0.2)),
-        Run("lenet", "fashion_mnist", 4_000, 300, 5, (0.02, 0.05, 0.1)),
-        Run("lenet", "cifar10_jpeg", 4_000, 300, 5, (2 / 255, 4 / 255, 8 / 255)),
+        Run("lenet", "mnist", 8_000, 400, 6, (0.05, 0.1, 0.2), (0, 1, 2)),
+        Run("lenet", "fashion_mnist", 8_000, 400, 6, (0.02, 0.05, 0.1), (0, 1, 2)),
+        Run("lenet", "cifar10_jpeg", 8_000, 400, 6, (2 / 255, 4 / 255, 8 / 255), (0, 1, 2)),
+        Run("resnet8", "cifar10_jpeg", 6_000, 400, 5, (1 / 255, 2 / 255, 4 / 255)),
     ),
-    "residual": (Run("resnet8", "cifar10_jpeg", 1_500, 300, 4, (2 / 255, 4 / 255, 8 / 255)),),
 }
 
 
@@ -102,26 +101,22 @@ def build(run: Run, network: str, seed: int, dataset: data.Dataset) -> Any:
 
 
 def network_name(run: Run, network: str, seed: int) -> str:
-    return f"{run.architecture}_{run.dataset}_{NETWORKS.index(network)}_{seed}"
+    return f"{run.architecture}_{run.dataset}_{list(NETWORKS).index(network)}_{seed}"
 
 
 def trained(run: Run, network: str, seed: int, *, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The trained network, from the folder if it is there, and how it was trained."""
-    setting = {**dataclasses.asdict(run), "network": network, "seed": seed}
+    weight = NETWORKS[network]
+    setting = {**dataclasses.asdict(run), "network": network, "weight": weight, "seed": seed}
     del setting["seeds"], setting["num_test"], setting["radii"]
-    setting = json.loads(json.dumps(setting))
-    name = network_name(run, network, seed)
-    path, about = folder / name, folder / f"{name}.json"
-    if path.exists() and about.exists():
-        known = json.loads(about.read_text(encoding="utf-8"))
-        if known["setting"] == setting:
-            return models.restore(path), known
-        raise ValueError(f"{path} holds a network of {known['setting']}; give another folder")
+    path = folder / network_name(run, network, seed)
+    if found := _kept_networks.restored(path, setting):
+        return found
     dataset = data.load(run.dataset, "train", num_images=run.num_train)
     module = build(run, network, seed, dataset)
     loss = training.cross_entropy
-    if network == "gabor, regularised":
-        loss = functools.partial(training.gabor_cross_entropy, weight=run.weight)
+    if weight:
+        loss = functools.partial(training.gabor_cross_entropy, weight=weight)
     began = time.perf_counter()
     result = training.train(
         jax.random.key(seed),
@@ -139,9 +134,7 @@ def trained(run: Run, network: str, seed: int, *, folder: Path) -> tuple[Any, di
         "last_epoch": result.history[-1],
     }
     module.eval()
-    models.save(path, module, overwrite=True)
-    about.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    return module, known
+    return _kept_networks.keep(path, module, known)
 
 
 def first_layer_upper(module: Any) -> float:
@@ -165,22 +158,9 @@ def conv_upper(layer: Any, image_size: Sequence[int]) -> float:
     )
 
 
-def network_upper(module: Any) -> float | None:
-    """Product of bounds of all layers of a LeNet, in pixel units; None for a residual network."""
-    if not isinstance(module, models.GaborLeNet):
-        return None
-    total = 1.0 / min(module.std)
-    size = module.input_shape[:2]
-    for layer in module.layers:
-        if isinstance(layer, models.GaborConv):
-            total *= float(layer.lipschitz_upper(size))
-        else:
-            total *= conv_upper(layer, size)
-        size = tuple((side + 1) // 2 for side in size)
-    for dense in (module.dense, module.head):
-        weight = np.asarray(dense.kernel[...], np.float64)
-        total *= float(lipschitz.spectral_norm_upper(weight))
-    return total
+def network_upper(module: Any) -> float:
+    """Product of the bounds of all layers, in pixel units."""
+    return float(lipschitz.network_lipschitz_upper(module, method="product"))
 
 
 @jax.jit
@@ -293,25 +273,22 @@ def draw(path: Path, *, taps: int = 5, count: int = 4000) -> dict[str, Any]:
     return summary
 
 
-def percent(values: Sequence[float]) -> str:
-    return f"{100 * float(np.mean(values)):.1f}"
-
-
-def radius_name(run: Run, radius: float) -> str:
-    return f"{round(radius * 255)}/255" if run.dataset.startswith("cifar10") else f"{radius:g}"
+def spread(values: Sequence[float]) -> str:
+    """The mean of several seeds and their deviation, in percent."""
+    return percent(values) + (f" ± {percent(np.std(values, ddof=1))}" if len(values) > 1 else "")
 
 
 def format_table(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> str:
     """One table an architecture and data set, averages over seeds."""
     parts = []
     for run in runs:
-        radii = [radius_name(run, radius) for radius in run.radii]
-        seeds = f"{len(run.seeds)} seed{'s' if len(run.seeds) > 1 else ''}"
+        radii = [radius_name(run.dataset, radius) for radius in run.radii]
+        seeds = f"± the deviation over {len(run.seeds)} seeds" if len(run.seeds) > 1 else "one seed"
         lines = [
             f"## {run.architecture} on {run.dataset}",
-            f"{run.num_train:,} training images, {run.num_epochs} epochs, {run.num_test} test "
-            f"images, averages of {seeds}; accuracy in percent, clean and under PGD of 20 steps, "
-            f"with a standard error of at most {50 / math.sqrt(run.num_test):.1f}.",
+            f"{run.num_train:,} training images, {run.num_epochs} epochs, {seeds}; accuracy in "
+            f"percent on {run.num_test} test images, clean and under PGD of 20 steps, with a "
+            f"standard error of at most {50 / math.sqrt(run.num_test):.1f}.",
             "| network | clean | " + " | ".join(f"linf {r}" for r in radii)
             + " | first layer at most | network at most |",
             "| :--- |" + " ---: |" * (len(radii) + 3),
@@ -320,13 +297,11 @@ def format_table(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> str:
             own = [r for r in rows if r["run"] == [run.architecture, run.dataset]
                    and r["network"] == network]  # fmt: skip
             attacked = np.array([r["accuracy_under_attack"] for r in own]).T
-            uppers = [r["network_upper"] for r in own]
             lines.append(
-                f"| {network} | {percent([r['accuracy'] for r in own])} | "
-                + " | ".join(percent(values) for values in attacked)
+                f"| {network} | {spread([r['accuracy'] for r in own])} | "
+                + " | ".join(spread(values) for values in attacked)
                 + f" | {np.mean([r['first_layer_upper'] for r in own]):.2f} | "
-                + ("" if None in uppers else f"{np.mean(uppers):.3g}")
-                + " |"
+                + f"{np.mean([r['network_upper'] for r in own]):.3g} |"
             )
         parts.append("\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]))
     return "\n\n".join(parts)
@@ -372,13 +347,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "figure": figure,
     }
     table = "\n\n".join(["# Gabor layers", f"    {command}", format_table(runs, rows)])
-    text = json.dumps(result, indent=2) + "\n"
-    (options.output / "gabor_layers.json").write_text(text, encoding="utf-8")
-    (options.output / "gabor_layers.md").write_text(table + "\n", encoding="utf-8")
+    endings = ("json", "md", "png") if options.publish else ()
+    _kept_networks.write(options.output, "gabor_layers", result, table + "\n", publish=endings)
     print(table)
-    if options.publish:
-        for ending in ("json", "md", "png"):
-            shutil.copy(options.output / f"gabor_layers.{ending}", RESULTS)
     return 0
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import gabor_layers
+from experiments import _kept_networks, gabor_layers
 
 
 @pytest.mark.slow
@@ -19,7 +19,7 @@ def test_smoke_preset_fills_its_folder(tmp_path, capsys):
         assert row["first_layer_upper"] < row["network_upper"]
     # Networks in the folder are read again.
     assert gabor_layers.main(arguments) == 0
-    assert "gabor, regularised" in capsys.readouterr().out
+    assert "gabor, weight 1" in capsys.readouterr().out
 
 
 def test_figure_shows_bounds_above_the_norm_and_the_unrotated_form_below(tmp_path):
@@ -31,7 +31,7 @@ def test_figure_shows_bounds_above_the_norm_and_the_unrotated_form_below(tmp_pat
 
 
 def test_committed_table_is_that_of_the_committed_numbers():
-    path = gabor_layers.RESULTS / "gabor_layers"
+    path = _kept_networks.RESULTS / "gabor_layers"
     result = json.loads(path.with_suffix(".json").read_text())
     runs = gabor_layers.PRESETS["paper"]
     table = path.with_suffix(".md").read_text()
