@@ -23,7 +23,6 @@ References: Nesterov, Nemirovskii, "Interior-Point Polynomial Algorithms in Conv
 Optimization", 2000.
 """
 
-import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -56,8 +55,6 @@ _SHORTEST = 1e-6
 _FIRST = 3.0
 # The square of the bound is started with so much room.
 _ROOM = 1.2
-# Up to this many rows, threads cost more than they gain.
-_ONE_THREAD = 500
 
 
 class Derivatives(NamedTuple):
@@ -230,9 +227,9 @@ def solve(
 ) -> tuple[float, list[np.ndarray]] | None:
     """The rho and the multipliers of `best_multipliers`, which satisfy the inequality strictly."""
     inequality = Inequality(weights, slopes, by_layer=by_layer)
-    threads = one_blas_thread() if inequality.size <= _ONE_THREAD else contextlib.nullcontext()
-    # What overflows is not positive definite.
-    with threads, np.errstate(all="ignore"):
+    # Most factorisations are of single layers, on which threads cost more than they gain. What
+    # overflows is not positive definite.
+    with one_blas_thread(), np.errstate(all="ignore"):
         try:
             multipliers, bound = start(weights, slopes, by_layer)
         except np.linalg.LinAlgError:
