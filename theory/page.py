@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 
 _COLUMNS = 4
-# Names that would not fit above a panel.
-_LONGEST = 34
+# Characters of a name that fit above a panel, in one line.
+_TITLE = 34
 
 _HEAD = """# Theory: the results
 
@@ -151,7 +152,7 @@ def _panel(axes: Any, claim: Sequence[dict[str, Any]]) -> None:
     axes.plot(pairs[:, 0], pairs[:, 1], "o", markersize=3, alpha=0.5, color="#0072B2")
     ends = [pairs.min(), pairs.max()]
     axes.plot(ends, ends, color="#D55E00", linewidth=1)
-    axes.set_title(claim[0]["name"][:_LONGEST], fontsize=8.5)
+    axes.set_title(textwrap.fill(claim[0]["name"], _TITLE), fontsize=8.5)
     across, up = claim[0]["axes"]
     axes.set_xlabel(across, fontsize=7.5)
     axes.set_ylabel(up, fontsize=7.5)
