@@ -156,7 +156,8 @@ def layer_shapes(layers: Sequence[Layer], input_shape: Sequence[int]) -> list[tu
     shapes = []
     shape = tuple(int(size) for size in input_shape)
     for layer in layers:
-        dtype = weight_of(layer).dtype if isinstance(layer, (Dense, Conv)) else "float32"
+        # What JAX makes of it: float64 may be switched off.
+        dtype = jnp.result_type(weight_of(layer) if isinstance(layer, (Dense, Conv)) else "float32")
         inputs = jax.ShapeDtypeStruct((1, *shape), dtype)
         shape = tuple(jax.eval_shape(functools.partial(apply_layer, layer), inputs).shape[1:])
         shapes.append(shape)
