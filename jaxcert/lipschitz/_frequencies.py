@@ -101,6 +101,8 @@ class Grams:
             moves, pairs = _differences(*moves)
             self._even, self._odd = _parts(taps.matrices, pairs)
         self._waves = [_waves(*axis) for axis in zip(taps.periods, moves, strict=True)]
+        # Products of waves at each frequency: of the differences, or of the taps.
+        self.terms = count if self._even is None else len(self._even)
         # Entry by entry, |fl(G) - G| is at most gamma times S S^T, with S the sum of the absolute
         # taps, for either way: products of n + t terms, sums over d or twice over t, and waves
         # that are good to a few units. The squared Frobenius norm of S bounds the norm of that.
@@ -136,7 +138,9 @@ def largest_squared_norm_upper(taps: Taps) -> float:
     size, groups = grams.size, grams.groups
     frequencies = _frequencies(*taps.periods)
     bound, slack = grams.error, _FIRST_SLACK
-    longest = max(1, _BLOCK_BYTES // (16 * groups * size * size))
+    # Of long kernels with few channels the waves are larger than the matrices.
+    entries = max(groups * size * size, grams.terms)
+    longest = max(1, _BLOCK_BYTES // (16 * entries))
     first, length = 0, 1
     while first < len(frequencies):
         block = frequencies[first : first + length]

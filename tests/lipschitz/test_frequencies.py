@@ -175,6 +175,22 @@ def test_matrices_of_both_ways_lie_within_their_budget(size, correlates):
     assert 0.0 < errors.max() <= grams.error
 
 
+def test_blocks_of_long_kernels_with_few_channels_stay_small(monkeypatch):
+    rng = np.random.default_rng(7)
+    kernel = rng.standard_normal((15, 15, 1, 1))
+    lengths = []
+    honest = _frequencies.Grams.differences
+    monkeypatch.setattr(
+        _frequencies.Grams,
+        "differences",
+        lambda *given: lengths.append(len(given[2])) or honest(*given),
+    )
+    exact = torus_norm(kernel, 64)
+    assert exact * (1 - 1e-15) <= circular_bound(kernel, 64) <= exact * (1 + 1e-4)
+    # 29 by 29 differences, one of each and its opposite.
+    assert 1 < max(lengths) <= _frequencies._BLOCK_BYTES // (16 * 421)
+
+
 def test_one_of_each_conjugate_pair_of_frequencies_is_enough():
     for height, width in ((1, 1), (1, 6), (4, 5), (5, 4), (6, 6), (7, 7), (2, 1)):
         chosen = {tuple(pair) for pair in _frequencies._frequencies(height, width).tolist()}
