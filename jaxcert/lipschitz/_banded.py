@@ -49,6 +49,8 @@ def _one_group(kernel: np.ndarray, axes: Sequence[Axis]) -> float:
             place = (int(read[y, i]), int(read[y, j]))
             if min(place) >= 0 and place[0] >= place[1]:
                 band[place] = band[place] + product if place in band else product
+    if not band:
+        return 0.0  # Every output reads padding alone.
     trace = sum(float(np.trace(block)) for (r, s), block in band.items() if r == s)
     proposal = _largest_singular_value(along_width, read, rows.size) ** 2
     # Sums of a column of T_i, of the taps of one pixel, and of at most two bands of blocks.
@@ -132,9 +134,9 @@ def _largest_singular_value(along_width: list[np.ndarray], read: np.ndarray, row
             gram, k=1, which="LA", v0=start, tol=1e-8, ncv=min(total, 30), maxiter=100,
             return_eigenvectors=False,
         )[0]  # fmt: skip
-    except scipy.sparse.linalg.ArpackNoConvergence:
+    except scipy.sparse.linalg.ArpackError:  # Of no convergence, or of a map that is 0.
         for _ in range(300):
             start = gram.matvec(start)
-            start /= np.linalg.norm(start)
+            start /= max(float(np.linalg.norm(start)), 1e-300)
         value = float(start @ gram.matvec(start))
     return math.sqrt(max(float(value), 1e-300))

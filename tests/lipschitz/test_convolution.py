@@ -136,6 +136,20 @@ def test_exact_bound_does_not_trust_its_proposal(monkeypatch):
     assert float(found) < exact
 
 
+def test_kernels_that_meet_padding_alone_have_norm_zero():
+    outermost = np.zeros((5, 4, 3))
+    outermost[-1] = 1.0
+    # Five taps around one pixel, and one tap two pixels before it.
+    for kernel, settings in (
+        (outermost, {"input_shape": (1, 4)}),
+        (
+            np.ones((1, 1, 4, 3)),
+            {"input_shape": (1, 1, 4), "padding": ((2, 0), (2, 0)), "strides": 5},
+        ),
+    ):
+        assert 0.0 <= lipschitz.conv_spectral_norm_upper(kernel, **settings) < 1e-100
+
+
 def test_one_dimensional_convolutions():
     rng = np.random.default_rng(2)
     for size, taps, stride, padding, dilation in itertools.product(
