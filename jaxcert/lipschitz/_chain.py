@@ -95,7 +95,8 @@ def factorise(
             size = float(np.abs(np.trace(term)))
             # The norm of what rounding may change in the term is below gamma times its trace.
             complement = complement + term - np.eye(len(term)) * (gamma(len(weight)) * size)
-            diagonal = diagonal + np.diag(term)
+            # Of both parts, which may cancel: each was rounded by itself.
+            diagonal = diagonal + np.abs(np.diag(term))
         factor = _cholesky(complement, shift * diagonal)
         if factor is None:
             return None

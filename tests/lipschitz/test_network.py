@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcert import lipschitz
+from jaxcert.lipschitz import _chain
 
 CHEAP = ("product", "averaged", "eclipse_fast")
 METHODS = (*CHEAP, "eclipse", "lipsdp_layer", "lipsdp")
@@ -166,8 +167,26 @@ def test_products_in_other_norms(order):
         upper(weights, "lipsdp", order=order)
 
 
+def test_shrinking_of_the_diagonal_covers_parts_that_cancel(monkeypatch):
+    weights = random_network(np.random.default_rng(12), (3, 5, 4, 2))
+    multipliers = [np.full(5, 0.05), np.full(4, 0.001)]
+    shrunk = []
+    honest = _chain._cholesky
+    monkeypatch.setattr(
+        _chain, "_cholesky", lambda block, shift: shrunk.append(shift) or honest(block, shift)
+    )
+    assert _chain.factorise(weights, multipliers, lipschitz.slope_range("abs")) is not None
+    shift = _chain.diagonal_shift((3, 5, 4, 2))
+    # I - W' L W and its like: each part has rounding of its own, whatever is left of both.
+    for found, own, weight, multiplier in zip(
+        shrunk, [np.ones(3), *multipliers], weights, multipliers, strict=False
+    ):
+        parts = own + np.diag(weight.T @ (multiplier[:, None] * weight))
+        np.testing.assert_allclose(found, shift * parts, rtol=1e-12)
+
+
 def test_wrong_multipliers_are_refused_and_would_be_no_bound(monkeypatch):
-    from jaxcert.lipschitz import _chain, _chain_bounds, _multipliers
+    from jaxcert.lipschitz import _chain_bounds, _multipliers
 
     weights = random_network(np.random.default_rng(9))
     exact = exact_over_patterns(weights)
