@@ -20,8 +20,10 @@ _SMALL_RETREATS = (1.0, 1.0 - 1e-10, 1.0 - 1e-9, 1.0 - 1e-8, 1.0 - 1e-7, 1.0 - 1
 # Methods whose program is solved, and the number of hidden neurons that are solved for together.
 _OPTIMAL = ("lipsdp", "lipsdp_layer")
 _MOST_NEURONS = 2000
-# Number of rows times the cube of the neurons, up to which each row has a program of its own.
+# Number of rows times the cost of a program, up to which each row has one of its own: the cube of
+# the neurons, and what a program of few neurons costs in the same unit.
 _MOST_WORK_FOR_ROWS = 4e8
+_LEAST_WORK = 6e5
 # Multipliers that many rows share are better not taken to the very boundary that suits the worst.
 _TOLERANCE_FOR_ROWS = 0.3
 
@@ -126,7 +128,7 @@ def _bounds(
     if rows is None:
         return np.asarray([_verified_chain(weights, slopes, method, steps).matrix_upper(last)])
     neurons = sum(len(weight) for weight in hidden)
-    if method in _OPTIMAL and len(rows) * neurons**3 <= _MOST_WORK_FOR_ROWS:
+    if method in _OPTIMAL and len(rows) * (neurons**3 + _LEAST_WORK) <= _MOST_WORK_FOR_ROWS:
         # A program for each row.
         bounds = np.zeros(len(rows))
         for index, row in enumerate(rows):

@@ -96,13 +96,13 @@ class Grams:
         # frequencies, and transforms of the taps are cheaper.
         correlating = count**2 * inner + frequencies * 4 * differences
         transforming = frequencies * 8 * inner * (count / self.size + 1.0)
-        self._even = self._odd = None
+        self._minus_even = self._minus_odd = None
         if correlating <= transforming:
-            moves, pairs = _differences(*moves)
-            self._even, self._odd = _parts(taps.matrices, pairs)
+            moves, pairs = _differences(*moves)  # From here on, of the correlations.
+            self._minus_even, self._minus_odd = _minus_parts(taps.matrices, pairs)
         self._waves = [_waves(*axis) for axis in zip(taps.periods, moves, strict=True)]
         # Products of waves at each frequency: of the differences, or of the taps.
-        self.terms = count if self._even is None else len(self._even)
+        self.terms = count if self._minus_even is None else len(self._minus_even)
         # Entry by entry, |fl(G) - G| is at most gamma times S S^T, with S the sum of the absolute
         # taps, for either way: products of n + t terms, sums over d or twice over t, and waves
         # that are good to a few units. The squared Frobenius norm of S bounds the norm of that.
@@ -117,7 +117,7 @@ class Grams:
         u, v = frequencies.T
         shape = (len(frequencies) * self.groups, self.size, self.size)
         rows, columns = self._waves
-        if self._even is None:
+        if self._minus_even is None:
             waves = (rows[u][:, :, None] * columns[v][:, None]).reshape(len(frequencies), -1)
             flat = self.taps.matrices.reshape(waves.shape[1], -1)
             transfer = (waves @ flat).reshape(*shape[:2], -1)
@@ -125,8 +125,8 @@ class Grams:
         else:
             waves = rows[u] * columns[v]
             found = np.empty(shape, np.complex128)
-            found.real = (waves.real @ self._even).reshape(shape)
-            found.imag = (waves.imag @ self._odd).reshape(shape)
+            found.real = (waves.real @ self._minus_even).reshape(shape)
+            found.imag = (waves.imag @ self._minus_odd).reshape(shape)
         diagonal = np.arange(self.size)
         found.real[:, diagonal, diagonal] += shift
         return found
@@ -193,7 +193,7 @@ def _differences(
     return (tuple(firsts[:, 0].tolist()), tuple(firsts[:, 1].tolist())), found
 
 
-def _parts(
+def _minus_parts(
     matrices: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the cosines and the sines of -G(w) are multiplied with, `[d, groups * m * m]` each."""

@@ -159,7 +159,7 @@ def test_matrices_of_both_ways_lie_within_their_budget(size, correlates):
     rng = np.random.default_rng(4)
     kernel = rng.standard_normal((5, 5, 6, 4))
     grams = _frequencies.Grams(taps_of(kernel, size))
-    assert (grams._even is not None) == correlates
+    assert (grams._minus_even is not None) == correlates
     frequencies = _frequencies._frequencies(size, size)
     found = grams.differences(50.0, frequencies)
     # The same in a longer format, written out.
