@@ -129,7 +129,7 @@ def pairwise_lipschitz_upper(
       network: as in `network_lipschitz_upper`; its last layer must be a matrix.
       method: as in `network_lipschitz_upper`. The multipliers are chosen once for the network, and
         bound each pair by themselves; "lipsdp" and "lipsdp_layer" solve a program for each pair
-        where that takes seconds: ten classes up to 200 hidden neurons, 36 classes of any few.
+        where that takes seconds: ten classes up to 200 hidden neurons, 36 classes up to 30.
       activation: as in `network_lipschitz_upper`, like all that follow.
       input_shape: shape of one input.
       steps: as in `network_lipschitz_upper`.
