@@ -275,7 +275,9 @@ def draw(path: Path, *, taps: int = 5, count: int = 4000) -> dict[str, Any]:
 
 def spread(values: Sequence[float]) -> str:
     """The mean of several seeds and their deviation, in percent."""
-    return percent(values) + (f" ± {percent(np.std(values, ddof=1))}" if len(values) > 1 else "")
+    return percent(values) + (
+        f" ± {percent(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+    )
 
 
 def format_table(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> str:
