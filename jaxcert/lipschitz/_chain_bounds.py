@@ -53,8 +53,7 @@ def pairs_upper(
     rows = weights[-1][first] - weights[-1][second]
     bounds = _bounds(weights, slopes, method, steps, rows=rows)
     # The differences are rounded, which the layers before may magnify by no more than this.
-    magnified = math.prod(singular_value_upper(weight) for weight in weights[:-1])
-    magnified *= slopes.lipschitz ** (len(weights) - 1) * (1.0 + gamma(2 * len(weights)))
+    magnified = _product_upper(weights[:-1], slopes)
     bounds = bounds + gamma(1) * np.linalg.norm(rows, axis=1) * magnified
     bounds = bounds * (scale * (1.0 + gamma(8)))
     result[first, second] = result[second, first] = bounds
@@ -100,6 +99,12 @@ def normalised(weights: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
     return scaled, math.ldexp(1.0, exponents)
 
 
+def _product_upper(hidden: Sequence[np.ndarray], slopes: SlopeRange) -> float:
+    """The product of the constants of some layers, an activation after each."""
+    product = math.prod(singular_value_upper(weight) for weight in hidden)
+    return product * (slopes.lipschitz ** len(hidden) * (1.0 + gamma(2 * len(hidden) + 2)))
+
+
 def _bounds(
     weights: list[np.ndarray],
     slopes: SlopeRange,
@@ -118,9 +123,7 @@ def _bounds(
     if not hidden:
         return norms_of(last)
     if method == "product":
-        product = math.prod(singular_value_upper(weight) for weight in hidden)
-        product *= slopes.lipschitz ** len(hidden) * (1.0 + gamma(2 * len(weights)))
-        return norms_of(last) * product * (1.0 + gamma(4))
+        return norms_of(last) * _product_upper(hidden, slopes) * (1.0 + gamma(4))
     if method == "averaged":
         return averaged_upper([*hidden, last], slopes, norms_of)
     if slopes.half_width == 0.0:

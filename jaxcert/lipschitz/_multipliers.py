@@ -56,6 +56,12 @@ def next_factor(
     root = xp.exp(0.5 * (scale - xp.mean(scale)))
     half = slopes.half_width
     multiplier = level / (half * half * eigenvalue_of(root[:, None] * factor)) * root * root
+    return multiplier, complement_factor(factor, multiplier, slopes, shift)
+
+
+def complement_factor(factor: Any, multiplier: Any, slopes: SlopeRange, shift: float = 0.0) -> Any:
+    """The factor C of the block X of a layer, from Y `[d, k]` and its multipliers `[d]`."""
+    xp = np if isinstance(factor, np.ndarray) else jnp
     product = slopes.low * slopes.high
     inner = factor
     if product != 0.0:
@@ -63,7 +69,7 @@ def next_factor(
         block = block + product * (factor.T @ (multiplier[:, None] * factor))
         inner = solve_right(factor, xp.linalg.cholesky(block))
     inner = (slopes.middle * multiplier)[:, None] * inner
-    return multiplier, xp.linalg.cholesky(xp.diag(multiplier * (1.0 - shift)) - inner @ inner.T)
+    return xp.linalg.cholesky(xp.diag(multiplier * (1.0 - shift)) - inner @ inner.T)
 
 
 def solve_right(rows: Any, factor: Any) -> Any:

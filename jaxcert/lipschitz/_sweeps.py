@@ -14,7 +14,7 @@ import scipy.linalg
 
 from jaxcert.lipschitz._activations import SlopeRange
 from jaxcert.lipschitz._interior_point import solve, start
-from jaxcert.lipschitz._multipliers import solve_right
+from jaxcert.lipschitz._multipliers import complement_factor, solve_right
 
 # How close each sweep comes to the optimum of a window; what is loose leaves room for the others.
 _TOLERANCES = (1e-2, 1e-3)
@@ -78,8 +78,7 @@ def _improve(
     """Solve the program of a window, change T in place, and return rho."""
     first = weights[0]
     for multiplier, weight in zip(scaled[: window.start], weights[1:], strict=False):
-        complement = _complement(first, multiplier / square, slopes)
-        first = solve_right(weight, np.linalg.cholesky(complement))
+        first = solve_right(weight, complement_factor(first, multiplier / square, slopes))
     asked = weights[-1].T @ weights[-1]
     for layer in range(len(scaled) - 1, window.stop - 1, -1):
         factor = np.linalg.cholesky(np.diag(scaled[layer]) - asked)
@@ -97,13 +96,3 @@ def _improve(
         scaled[layer] = scaled[layer] * (found[0] / square)
     scaled[window] = [found[0] * multiplier for multiplier in found[1]]
     return found[0]
-
-
-def _complement(factor: np.ndarray, multiplier: np.ndarray, slopes: SlopeRange) -> np.ndarray:
-    """X of a layer from Y = W C^-T and Lambda."""
-    rows = multiplier[:, None] * factor
-    inner = rows
-    if slopes.low * slopes.high != 0.0:
-        block = np.eye(factor.shape[1]) + slopes.low * slopes.high * (factor.T @ rows)
-        inner = solve_right(rows, np.linalg.cholesky(block))
-    return np.diag(multiplier) - slopes.middle**2 * (inner @ inner.T)
