@@ -139,28 +139,15 @@ def trained(run: Run, network: str, seed: int, *, folder: Path) -> tuple[Any, di
 
 def first_layer_upper(module: Any) -> float:
     """Bound on the first layer, without the division of the pixels by their deviation."""
-    height, width, channels = module.input_shape
     first = module.stem if isinstance(module, models.ResNet) else module.layers[0]
-    if isinstance(first, models.GaborConv):
-        return float(first.lipschitz_upper((height, width)))
-    return conv_upper(first, (height, width))
-
-
-def conv_upper(layer: Any, image_size: Sequence[int]) -> float:
-    """Bound on an ordinary convolution; its paddings are the same number on every side."""
-    kernel = np.asarray(layer.kernel[...], np.float64)
-    pad = kernel.shape[0] // 2
-    stride = layer.strides if isinstance(layer.strides, int) else layer.strides[0]
-    return float(
-        lipschitz.conv_spectral_norm_upper(
-            kernel, input_shape=(*image_size, kernel.shape[2]), strides=stride, padding=pad
-        )
+    return lipschitz.network_lipschitz_upper(
+        nnx.Sequential(first), method="product", input_shape=module.input_shape
     )
 
 
 def network_upper(module: Any) -> float:
     """Product of the bounds of all layers, in pixel units."""
-    return float(lipschitz.network_lipschitz_upper(module, method="product"))
+    return lipschitz.network_lipschitz_upper(module, method="product")
 
 
 @jax.jit
