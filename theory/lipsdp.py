@@ -10,7 +10,7 @@ from theory.ledger import Claim, Verdict
 from theory.lipschitz_bounds import TOLERANCE, over_patterns
 
 Network = Sequence[np.ndarray]
-# What the descent leaves of the way to the value of the program where that is the constant.
+# How near the bound must come to the constant where the value of the program is that.
 LEAST_TIGHTNESS = 0.999
 # jaxcert shrinks multipliers and rounds outwards; the formula below does neither.
 _ROUNDED_UP = 1e-9
@@ -24,7 +24,7 @@ def networks(seed: int, count: int) -> list[tuple[str, Network, bool]]:
     """
     rng = np.random.default_rng(seed)
     # Neurons that differ in sign alone: LipSDP-Network couples them and says 1, not the root of 8.
-    # Two dead neurons more, so that all networks have the same shapes and share a program.
+    # Two dead neurons more, which must change nothing.
     pair, difference = np.array([[2.0, 2.0], [2.0, 1.0]]), np.array([[-1.0, 1.0]])
     planted = [np.pad(pair, ((0, 2), (0, 0))), np.pad(difference, ((0, 0), (0, 2)))]
     found: list[tuple[str, Network, bool]] = [("two neurons of opposite signs", planted, True)]
@@ -126,7 +126,7 @@ CLAIMS = (
     Claim(
         name="lipsdp-bound",
         statement=(
-            "The anytime LipSDP-Neuron is at least the constant of a ReLU network for its worst "
+            "The bound by LipSDP-Neuron is at least the constant of a ReLU network for its worst "
             "biases, at most ECLipsE-Fast, and within a part in 1000 of the constant where "
             "the program's value is that."
         ),
